@@ -1,11 +1,9 @@
-//! The gRPC protocol between coordinator and workers: generated messages, trace context, slot ownership.
+//! The gRPC protocol between coordinator and workers: generated messages and trace context.
 //!
 //! Carries bytes and shapes, never tensors, so that both sides can build without the other.
 
-mod slots;
 mod trace_context;
 
-pub use slots::slot_ranks;
 pub use trace_context::{current_traceparent, set_parent};
 
 /// Version of the control protocol. A worker of another version is refused by name, not by accident.

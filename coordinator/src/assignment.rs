@@ -6,7 +6,7 @@
 ///
 /// # Panics
 /// When `world_size` is 0.
-pub fn slot_ranks(slots: u32, world_size: u32) -> Vec<u32> {
+pub(crate) fn slot_ranks(slots: u32, world_size: u32) -> Vec<u32> {
     assert!(world_size > 0, "a step needs at least one worker");
     let (slots, world_size) = (u64::from(slots), u64::from(world_size));
     let first_slot = |rank: u64| (rank * slots).div_ceil(world_size);

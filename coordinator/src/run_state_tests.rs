@@ -1,0 +1,305 @@
+//! The core is driven by a small simulated world: workers that load, vote, apply, do milestones, and die.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn config(stop_step: u64, workers: usize) -> CoreConfig {
+    CoreConfig {
+        first_step: 0,
+        stop_step,
+        checkpoint_at: BTreeSet::from([2]),
+        sample_at: BTreeSet::from([0, 2]),
+        workers,
+        min_workers: 1,
+        join_timeout: Duration::from_secs(60),
+        lease: Duration::from_secs(3),
+        plan_ahead: 2,
+    }
+}
+
+/// Messages a simulated worker has received and not handled, and what it has applied.
+#[derive(Default)]
+struct Worker {
+    inbox: VecDeque<Action>,
+    planned: BTreeMap<u64, u64>,
+    applied: Vec<u64>,
+    generation: u64,
+}
+
+struct World {
+    core: RunState,
+    workers: BTreeMap<WorkerId, Worker>,
+    now: Duration,
+    committed: Vec<u64>,
+    done: Vec<(Milestone, u64)>,
+    ending: Option<Ending>,
+    /// A worker that is killed while a commit is being written.
+    die_in_commit: Option<WorkerId>,
+}
+
+impl World {
+    fn new(config: CoreConfig) -> Self {
+        let count = config.workers as u64;
+        let mut world = Self {
+            core: RunState::new(config, Duration::ZERO),
+            workers: BTreeMap::new(),
+            now: Duration::ZERO,
+            committed: vec![],
+            done: vec![],
+            ending: None,
+            die_in_commit: None,
+        };
+        for worker in 1..=count {
+            world.workers.insert(worker, Worker::default());
+            world.event(Event::Joined { worker, collective_address: format!("127.0.0.1:{worker}") });
+        }
+        for worker in 1..=count {
+            world.event(Event::Ready { worker, next_step: 0, params_hash: "params".into() });
+        }
+        world
+    }
+
+    fn event(&mut self, event: Event) {
+        for action in self.core.on(event, self.now) {
+            self.perform(action);
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        let workers = match &action {
+            Action::Group { workers, .. }
+            | Action::Plan { workers, .. }
+            | Action::Apply { workers, .. }
+            | Action::Abort { workers, .. }
+            | Action::Milestone { workers, .. } => workers.clone(),
+            Action::Commit { step, .. } => {
+                self.committed.push(*step);
+                let step = *step;
+                if let Some(worker) = self.die_in_commit.take() {
+                    self.kill(worker);
+                }
+                self.event(Event::Committed { step });
+                return;
+            }
+            Action::MilestoneDone { milestone, next_step } => {
+                self.done.push((*milestone, *next_step));
+                return;
+            }
+            Action::Ended(ending) => {
+                self.ending = Some(ending.clone());
+                return;
+            }
+            _ => return,
+        };
+        for worker in workers {
+            if let Some(worker) = self.workers.get_mut(&worker) {
+                worker.inbox.push_back(action.clone());
+            }
+        }
+    }
+
+    fn kill(&mut self, worker: WorkerId) {
+        if self.workers.remove(&worker).is_some() {
+            self.event(Event::Left { worker, reason: "killed".into() });
+        }
+    }
+
+    /// Lets a worker handle one message, as a real one would. Returns false when it had none.
+    fn turn(&mut self, id: WorkerId) -> bool {
+        let Some(worker) = self.workers.get_mut(&id) else { return false };
+        let Some(message) = worker.inbox.pop_front() else { return false };
+        match message {
+            Action::Group { generation, .. } => {
+                worker.generation = generation;
+                worker.planned.clear();
+            }
+            Action::Plan { generation, step, .. } if generation == worker.generation => {
+                worker.planned.insert(step, generation);
+                if step == worker.applied.len() as u64 {
+                    self.vote(id, step);
+                }
+            }
+            Action::Apply { step, generation, .. } => {
+                assert_eq!(step, worker.applied.len() as u64, "a step is applied once and in order");
+                assert!(self.committed.contains(&step), "a step is applied only after its commit");
+                worker.applied.push(step);
+                if worker.planned.get(&(step + 1)) == Some(&generation) {
+                    self.vote(id, step + 1);
+                }
+            }
+            Action::Abort { .. } => worker.planned.clear(),
+            Action::Milestone { milestone, next_step, .. } => {
+                assert_eq!(next_step, worker.applied.len() as u64, "a milestone sees the parameters it names");
+                let params_hash = Some(format!("after {next_step}"));
+                self.event(Event::Done { worker: id, milestone, next_step, params_hash });
+            }
+            _ => {}
+        }
+        true
+    }
+
+    fn vote(&mut self, worker: WorkerId, step: u64) {
+        let generation = self.workers[&worker].generation;
+        self.event(Event::Reduced { worker, generation, step, gradient_hash: format!("gradient {step}") });
+    }
+
+    /// Runs until nobody has anything to do.
+    fn settle(&mut self) {
+        while self.workers.keys().copied().collect::<Vec<_>>().into_iter().any(|worker| self.turn(worker)) {}
+    }
+}
+
+#[test]
+fn a_quiet_run_commits_every_step_once_and_closes() {
+    let mut world = World::new(config(4, 3));
+    world.settle();
+    assert_eq!(world.committed, [0, 1, 2, 3]);
+    assert_eq!(world.ending, Some(Ending::Finished));
+    assert_eq!(
+        world.done,
+        [
+            (Milestone::Samples, 0),
+            (Milestone::Checkpoint, 2),
+            (Milestone::Samples, 2),
+            (Milestone::Checkpoint, 4),
+            (Milestone::Samples, 4),
+            (Milestone::Final, 4)
+        ]
+    );
+    assert!(world.workers.values().all(|worker| worker.applied == [0, 1, 2, 3]));
+}
+
+#[test]
+fn a_stop_finishes_the_step_in_hand_saves_and_draws_nothing() {
+    let mut world = World::new(config(100, 2));
+    while world.committed.len() < 5 {
+        let _ = world.turn(1) | world.turn(2);
+    }
+    world.event(Event::StopRequested);
+    world.settle();
+    let next_step = world.committed.len() as u64;
+    assert!((5..=6).contains(&next_step), "{next_step}");
+    assert_eq!(world.ending, Some(Ending::Interrupted { next_step }));
+    assert_eq!(world.done.last(), Some(&(Milestone::Checkpoint, next_step)));
+}
+
+#[test]
+fn a_stop_before_the_start_ends_at_once() {
+    let mut core = RunState::new(config(9, 2), Duration::ZERO);
+    let actions = core.on(Event::StopRequested, Duration::ZERO);
+    assert_eq!(actions.last(), Some(&Action::Ended(Ending::Interrupted { next_step: 0 })));
+}
+
+#[test]
+fn a_worker_lost_while_the_commit_is_written_changes_nothing() {
+    let mut world = World::new(config(3, 2));
+    world.die_in_commit = Some(2);
+    world.settle();
+    assert_eq!((world.committed, world.ending), (vec![0, 1, 2], Some(Ending::Finished)));
+    assert_eq!(world.workers[&1].applied, [0, 1, 2]);
+}
+
+#[test]
+fn the_last_worker_lost_fails_the_run() {
+    let mut world = World::new(config(3, 1));
+    world.kill(1);
+    let Some(Ending::Failed { reason }) = world.ending else { panic!("{:?}", world.ending) };
+    assert!(reason.contains("no worker is left after 0 steps") && reason.contains("killed"), "{reason}");
+}
+
+#[test]
+fn differing_gradients_are_computed_again_once_and_then_fail() {
+    let mut core = World::new(config(3, 2)).core;
+    let vote = |core: &mut RunState, worker, generation, hash: &str| {
+        let gradient_hash = hash.to_owned();
+        core.on(Event::Reduced { worker, generation, step: 0, gradient_hash }, Duration::ZERO)
+    };
+    vote(&mut core, 1, 1, "a");
+    let actions = vote(&mut core, 2, 1, "b");
+    assert!(actions.iter().any(|action| matches!(action, Action::Abort { generation: 1, .. })), "{actions:?}");
+    assert!(actions.contains(&Action::Plan { generation: 2, step: 0, workers: vec![1, 2] }));
+    vote(&mut core, 1, 2, "a");
+    let actions = vote(&mut core, 2, 2, "b");
+    assert!(matches!(actions.last(), Some(Action::Ended(Ending::Failed { .. }))), "{actions:?}");
+}
+
+#[test]
+fn stale_votes_do_not_count() {
+    let mut core = World::new(config(3, 2)).core;
+    let gradient_hash = "g".to_owned();
+    let stale = |worker, generation, step| Event::Reduced { worker, generation, step, gradient_hash: "g".into() };
+    for event in [stale(1, 0, 0), stale(2, 9, 0), stale(2, 1, 1), stale(77, 1, 0)] {
+        assert_eq!(core.on(event, Duration::ZERO), []);
+    }
+    core.on(stale(1, 1, 0), Duration::ZERO);
+    let actions = core.on(stale(2, 1, 0), Duration::ZERO);
+    assert_eq!(actions, [Action::Commit { generation: 1, step: 0, gradient_hash, workers: vec![1, 2] }]);
+}
+
+#[test]
+fn silence_beyond_the_lease_moves_the_slots_to_the_others() {
+    let mut world = World::new(config(3, 2));
+    world.now = Duration::from_secs(4);
+    world.event(Event::Heard { worker: 1 });
+    world.event(Event::Tick);
+    world.workers.remove(&2);
+    world.settle();
+    assert_eq!((world.committed, world.ending), (vec![0, 1, 2], Some(Ending::Finished)));
+}
+
+#[test]
+fn too_few_workers_in_time_is_an_error_and_enough_is_a_start() {
+    let mut core = RunState::new(config(3, 2), Duration::ZERO);
+    let late = Duration::from_secs(61);
+    let actions = core.on(Event::Tick, late);
+    let Some(Action::Ended(Ending::Failed { reason })) = actions.last() else { panic!("{actions:?}") };
+    assert!(reason.contains("0 of 1 worker(s) joined within 60 s"), "{reason}");
+
+    let mut core = RunState::new(config(3, 2), Duration::ZERO);
+    core.on(Event::Joined { worker: 5, collective_address: "a".into() }, Duration::ZERO);
+    core.on(Event::Ready { worker: 5, next_step: 0, params_hash: "p".into() }, late);
+    assert!(core.generation == 1, "{core:?}");
+}
+
+#[test]
+fn workers_with_other_parameters_stop_the_run_before_it_starts() {
+    let mut core = RunState::new(config(3, 2), Duration::ZERO);
+    for worker in [1, 2] {
+        core.on(Event::Joined { worker, collective_address: "a".into() }, Duration::ZERO);
+    }
+    core.on(Event::Ready { worker: 1, next_step: 0, params_hash: "p".into() }, Duration::ZERO);
+    let actions = core.on(Event::Ready { worker: 2, next_step: 0, params_hash: "q".into() }, Duration::ZERO);
+    assert!(matches!(actions.last(), Some(Action::Ended(Ending::Failed { .. }))), "{actions:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    /// Law 6, whatever the order of turns and deaths: steps are committed once and in order, applied only after their
+    /// commit, and the run ends well as long as one worker lives.
+    #[test]
+    fn deaths_at_any_moment_leave_every_step_committed_once(
+        moves in prop::collection::vec((0u64..5, 0u32..40), 0..400),
+        stop_step in 1u64..8,
+    ) {
+        let mut world = World::new(config(stop_step, 4));
+        for (worker, what) in moves {
+            match what {
+                0 if world.workers.len() > 1 => world.kill(worker),
+                1 if world.workers.len() > 1 && world.workers.contains_key(&worker) => world.die_in_commit = Some(worker),
+                _ => { world.turn(worker); }
+            }
+            if world.workers.len() == 1 { world.die_in_commit = None; }
+        }
+        world.settle();
+        prop_assert_eq!(&world.committed, &(0..stop_step).collect::<Vec<_>>());
+        prop_assert_eq!(&world.ending, &Some(Ending::Finished));
+        prop_assert!(world.done.contains(&(Milestone::Final, stop_step)));
+        for worker in world.workers.values() {
+            prop_assert_eq!(&worker.applied, &world.committed);
+        }
+    }
+}
