@@ -1,0 +1,146 @@
+//! The transformer inside [`ClipTextModel`](super::ClipTextModel): pre-norm blocks with a causal mask.
+
+use super::ClipTextConfig;
+use crate::attention::{AttentionShape, attention};
+use crate::layers::{Embedding, LayerNorm, Linear};
+use crate::weights::Weights;
+use burn::module::Module;
+use burn::tensor::{Int, Tensor, activation};
+
+/// Embeddings, blocks, final norm.
+#[derive(Module, Debug)]
+pub(crate) struct TextTransformer {
+    embeddings: TextEmbeddings,
+    encoder: TextLayers,
+    final_layer_norm: LayerNorm,
+}
+
+#[derive(Module, Debug)]
+struct TextEmbeddings {
+    token_embedding: Embedding,
+    position_embedding: Embedding,
+}
+
+#[derive(Module, Debug)]
+struct TextLayers {
+    layers: Vec<TextLayer>,
+}
+
+impl TextTransformer {
+    pub(crate) fn new(weights: &Weights, config: &ClipTextConfig) -> Self {
+        let embeddings = weights.at("embeddings");
+        let layers = weights.at("encoder").at("layers");
+        let width = config.hidden_size;
+        Self {
+            embeddings: TextEmbeddings {
+                token_embedding: Embedding::new(&embeddings.at("token_embedding"), config.vocab_size, width),
+                position_embedding: Embedding::new(
+                    &embeddings.at("position_embedding"),
+                    config.max_position_embeddings,
+                    width,
+                ),
+            },
+            encoder: TextLayers {
+                layers: (0..config.num_hidden_layers).map(|i| TextLayer::new(&layers.at(i), config)).collect(),
+            },
+            final_layer_norm: LayerNorm::new(&weights.at("final_layer_norm"), width, config.layer_norm_eps),
+        }
+    }
+
+    /// `[batch, length]` → `[batch, length, hidden_size]`
+    pub(crate) fn forward(&self, token_ids: Tensor<2, Int>) -> Tensor<3> {
+        let length = token_ids.dims()[1];
+        let tokens = self.embeddings.token_embedding.forward(token_ids);
+        let mut hidden = tokens + self.embeddings.position_embedding.first(length);
+        for layer in &self.encoder.layers {
+            hidden = layer.forward(hidden);
+        }
+        self.final_layer_norm.forward(hidden)
+    }
+
+    pub(crate) fn max_length(&self) -> usize {
+        self.embeddings.position_embedding.rows()
+    }
+}
+
+#[derive(Module, Debug)]
+struct TextLayer {
+    layer_norm1: LayerNorm,
+    self_attn: SelfAttention,
+    layer_norm2: LayerNorm,
+    mlp: Mlp,
+}
+
+impl TextLayer {
+    fn new(weights: &Weights, config: &ClipTextConfig) -> Self {
+        let (width, eps) = (config.hidden_size, config.layer_norm_eps);
+        Self {
+            layer_norm1: LayerNorm::new(&weights.at("layer_norm1"), width, eps),
+            self_attn: SelfAttention::new(&weights.at("self_attn"), width, config.num_attention_heads),
+            layer_norm2: LayerNorm::new(&weights.at("layer_norm2"), width, eps),
+            mlp: Mlp::new(&weights.at("mlp"), config),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = x.clone() + self.self_attn.forward(self.layer_norm1.forward(x));
+        x.clone() + self.mlp.forward(self.layer_norm2.forward(x))
+    }
+}
+
+#[derive(Module, Debug)]
+struct SelfAttention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    heads: usize,
+}
+
+impl SelfAttention {
+    fn new(weights: &Weights, width: usize, heads: usize) -> Self {
+        let linear = |name| Linear::new(&weights.at(name), width, width, true);
+        Self {
+            q_proj: linear("q_proj"),
+            k_proj: linear("k_proj"),
+            v_proj: linear("v_proj"),
+            out_proj: linear("out_proj"),
+            heads,
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let query = self.q_proj.forward(x.clone());
+        let key = self.k_proj.forward(x.clone());
+        let value = self.v_proj.forward(x);
+        let shape = AttentionShape { heads: self.heads, causal: true };
+        self.out_proj.forward(attention(query, key, value, shape))
+    }
+}
+
+#[derive(Module, Debug)]
+struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+    /// x·σ(1.702 x), OpenAI's approximation, instead of the exact GELU.
+    quick: bool,
+}
+
+impl Mlp {
+    fn new(weights: &Weights, config: &ClipTextConfig) -> Self {
+        Self {
+            fc1: Linear::new(&weights.at("fc1"), config.hidden_size, config.intermediate_size, true),
+            fc2: Linear::new(&weights.at("fc2"), config.intermediate_size, config.hidden_size, true),
+            quick: config.hidden_act == "quick_gelu",
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let hidden = self.fc1.forward(x);
+        self.fc2.forward(if self.quick {
+            hidden.clone() * activation::sigmoid(hidden * 1.702)
+        } else {
+            activation::gelu(hidden)
+        })
+    }
+}

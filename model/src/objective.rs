@@ -1,0 +1,67 @@
+//! What training minimises: the weighted squared error of the UNet's prediction.
+//!
+//! One normaliser for every sample of a step, whatever its micro-batch: `Σᵢ wᵢ·ℓᵢ / normaliser`, with ℓᵢ the mean
+//! over channels and pixels. Entries that only fill a micro-batch up have weight 0.
+
+use crate::{ClipTextModel, NoiseScheduler, UNet};
+use burn::tensor::{Tensor, TensorData};
+
+/// What goes through the model in one forward pass.
+#[derive(Clone, Debug)]
+pub struct MicroBatch {
+    /// Clean, scaled latents: `[batch, 4, height/8, width/8]`.
+    pub latents: Tensor<4>,
+    /// Standard normal noise, shaped as `latents`.
+    pub noise: Tensor<4>,
+    /// One per sample, in `0..num_train_timesteps`.
+    pub timesteps: Vec<u32>,
+    /// One row of ids per sample, all of one length (77).
+    pub token_ids: Vec<Vec<i32>>,
+    /// wᵢ of each sample; 0 for padding.
+    pub weights: Vec<f32>,
+}
+
+/// The losses of one micro-batch.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    /// `Σᵢ wᵢ·ℓᵢ / normaliser`, to be backpropagated: `[1]`.
+    pub scalar: Tensor<1>,
+    /// ℓᵢ, unweighted: `[batch]`.
+    pub per_sample: Tensor<1>,
+}
+
+/// Computes the losses of a micro-batch.
+///
+/// `normaliser` is the global batch size: never the sum of the weights.
+pub fn weighted_loss(
+    unet: &UNet,
+    text_encoder: &ClipTextModel,
+    noise_scheduler: &NoiseScheduler,
+    batch: MicroBatch,
+    normaliser: f32,
+) -> Loss {
+    let text = text_encoder.encode(&batch.token_ids, &batch.latents.device());
+    weighted_loss_of_text(unet, text, noise_scheduler, batch, normaliser)
+}
+
+/// [`weighted_loss`] for text states computed before: `encoder_hidden_states` is `[batch, length, width]`.
+pub fn weighted_loss_of_text(
+    unet: &UNet,
+    encoder_hidden_states: Tensor<3>,
+    noise_scheduler: &NoiseScheduler,
+    batch: MicroBatch,
+    normaliser: f32,
+) -> Loss {
+    let MicroBatch { latents, noise, timesteps, weights, .. } = batch;
+    let count = weights.len();
+    let device = latents.device();
+    let noisy = noise_scheduler.add_noise(latents.clone(), noise.clone(), &timesteps);
+    let target = noise_scheduler.target(latents, noise, &timesteps);
+    let prediction = unet.forward(noisy, &timesteps, encoder_hidden_states);
+    let error = (prediction - target).square().reshape([count as i64, -1]); // [batch, 4 * pixels]
+    let per_sample = error.mean_dim(1).reshape([count]);
+    let weights: Vec<f32> = weights.iter().map(|w| w / normaliser).collect();
+    let weights = Tensor::<1>::from_data(TensorData::new(weights, [count]), &device);
+    let scalar = (per_sample.clone() * weights).sum();
+    Loss { scalar, per_sample: per_sample.detach() }
+}

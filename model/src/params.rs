@@ -1,0 +1,118 @@
+//! Walking the parameters of a module by their diffusers names.
+//!
+//! burn reports a name for every struct field and vector index; together they are the checkpoint's key, because
+//! the structs are declared so. Variants of enums are the only names that do not count.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Tensor, TensorData};
+
+/// A parameter's key and shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedShape {
+    pub(crate) path: String,
+    pub(crate) shape: Vec<usize>,
+}
+
+/// A parameter's key, shape, and values as a vector on its device, without autodiff.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedTensor {
+    pub(crate) path: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Tensor<1>,
+}
+
+/// Keys and shapes in the order of declaration; nothing is allocated.
+pub(crate) fn shapes<M: Module>(module: &M) -> Vec<NamedShape> {
+    struct Shapes(Vec<NamedShape>);
+    impl ParamVisitor for Shapes {
+        fn visit<const D: usize>(&mut self, path: String, param: &Param<Tensor<D>>) {
+            let shape = param.lazy_shape();
+            self.0.push(NamedShape { path, shape: (0..D).map(|i| shape[i]).collect() });
+        }
+    }
+    visit(module, Shapes(Vec::new())).0
+}
+
+/// All parameters in the order of declaration. Tensors share their storage with the module.
+pub(crate) fn tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
+    struct Tensors(Vec<NamedTensor>);
+    impl ParamVisitor for Tensors {
+        fn visit<const D: usize>(&mut self, path: String, param: &Param<Tensor<D>>) {
+            let value = param.val().without_autodiff();
+            let shape = value.dims().to_vec();
+            self.0.push(NamedTensor { path, shape, values: value.reshape([-1]) });
+        }
+    }
+    visit(module, Tensors(Vec::new())).0
+}
+
+/// What [`visit`] calls for every parameter.
+pub(crate) trait ParamVisitor {
+    fn visit<const D: usize>(&mut self, path: String, param: &Param<Tensor<D>>);
+}
+
+/// Walks the parameters of `module` in the order of declaration.
+pub(crate) fn visit<M: Module, V: ParamVisitor>(module: &M, visitor: V) -> V {
+    let mut walk = Walk { place: Vec::new(), visitor };
+    module.visit(&mut walk);
+    walk.visitor
+}
+
+struct Walk<V> {
+    place: Vec<String>,
+    visitor: V,
+}
+
+impl<V: ParamVisitor> ModuleVisitor for Walk<V> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.visitor.visit(self.place.join("."), param);
+    }
+
+    fn enter_module(&mut self, name: &str, container: &str) {
+        if counts(container) {
+            self.place.push(name.to_owned());
+        }
+    }
+
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        if counts(container) {
+            self.place.pop();
+        }
+    }
+}
+
+fn counts(container: &str) -> bool {
+    !container.starts_with("Enum:")
+}
+
+/// Replaces the values of all parameters, asking `values` for each by key. Whether a parameter is trained, and
+/// whether it is under autodiff, stays as it is.
+pub(crate) fn replace<'a, M: Module>(module: M, values: &mut dyn FnMut(&str) -> &'a [f32]) -> M {
+    struct Replace<'f, 'a> {
+        place: Vec<String>,
+        values: &'f mut dyn FnMut(&str) -> &'a [f32],
+    }
+    impl ModuleMapper for Replace<'_, '_> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            if counts(container) {
+                self.place.push(name.to_owned());
+            }
+        }
+
+        fn exit_module(&mut self, _name: &str, container: &str) {
+            if counts(container) {
+                self.place.pop();
+            }
+        }
+
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let values = (self.values)(&self.place.join("."));
+            param.map(|old| {
+                let data = TensorData::new(values.to_vec(), old.dims());
+                let new = Tensor::from_data(data, &old.device());
+                new.set_require_grad(old.is_require_grad())
+            })
+        }
+    }
+    module.map(&mut Replace { place: Vec::new(), values })
+}
