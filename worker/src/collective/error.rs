@@ -1,0 +1,90 @@
+//! How a collective fails.
+
+use std::io;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// Why a reduction did not end with a sum.
+#[derive(Debug, Error)]
+pub enum CollectiveError {
+    /// The generation has ended; nothing is wrong with this worker or its peers.
+    #[error("the reduction was cancelled")]
+    Cancelled,
+    /// A connection to a peer could not be made.
+    #[error("cannot connect to rank {rank} at {address}")]
+    Connect {
+        /// Rank of the peer.
+        rank: u32,
+        /// Where the peer said that it listens.
+        address: String,
+        /// What went wrong in the last attempt.
+        #[source]
+        source: LinkError,
+    },
+    /// A peer that was to connect to this worker did not.
+    #[error("rank {rank} did not connect within {limit:?}")]
+    Absent {
+        /// Rank of the peer.
+        rank: u32,
+        /// How long this worker waited.
+        limit: Duration,
+    },
+    /// A connection broke during a reduction.
+    #[error("the link to rank {rank} broke while {doing}")]
+    Link {
+        /// Rank of the peer.
+        rank: u32,
+        /// What the link was used for.
+        doing: &'static str,
+        /// What broke it.
+        #[source]
+        source: LinkError,
+    },
+    /// An earlier reduction of the generation failed, so its links are gone.
+    #[error("the collective of generation {generation} broke earlier")]
+    Broken {
+        /// The generation.
+        generation: u64,
+    },
+}
+
+/// What went wrong on one connection.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    /// Nothing moved for too long.
+    #[error("no progress for {limit:?}")]
+    Silent {
+        /// The time limit.
+        limit: Duration,
+    },
+    /// The peer closed the connection.
+    #[error("the peer closed the connection")]
+    Closed,
+    /// The operating system reports an error.
+    #[error("input or output failed")]
+    Io(#[source] io::Error),
+    /// A frame came that does not belong here.
+    #[error("expected {expected}, got {got}")]
+    Unexpected {
+        /// What came.
+        got: String,
+        /// What had to come.
+        expected: String,
+    },
+    /// The payload was damaged on its way.
+    #[error("a frame's checksum is wrong")]
+    Checksum,
+}
+
+impl From<io::Error> for LinkError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
+}

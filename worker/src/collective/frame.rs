@@ -1,0 +1,230 @@
+//! What travels between two workers: a fixed header, then up to [`BLOCK_ELEMENTS`] little-endian `f32`.
+//!
+//! A receiver always knows which frame comes next. It compares the whole header with that expectation before it reads
+//! a byte of payload, so no length from the wire is ever trusted, and a frame of another run, generation or step is
+//! refused by the same comparison.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::error::LinkError;
+use super::tree::Node;
+
+/// Elements of one frame: 256 KiB, large enough that system calls cost little, small enough to fill every link early.
+pub(super) const BLOCK_ELEMENTS: usize = 1 << 16;
+
+const MAGIC: [u8; 4] = *b"blst";
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// First frame of a connection, both ways.
+    Hello = 1,
+    /// The sender has computed its slots of the step and reads what it is sent.
+    Ready = 2,
+    /// A block of a subtree's sum, for the owner of the chunk.
+    Partial = 3,
+    /// A block of the finished sum, from the owner of the chunk.
+    Total = 4,
+}
+
+/// Everything that identifies a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) kind: Kind,
+    /// The run, see [`run_hash`].
+    pub(super) run: u64,
+    pub(super) generation: u64,
+    pub(super) world_size: u32,
+    /// Rank of the sender.
+    pub(super) rank: u32,
+    pub(super) step: u64,
+    /// Subtree of a `Partial`; the root otherwise.
+    pub(super) node: Node,
+    /// Place of the first element within the whole gradient.
+    pub(super) offset: u64,
+    pub(super) payload_bytes: u32,
+}
+
+/// Shortens a run's name to what a header carries.
+pub(super) fn run_hash(run_id: &str) -> u64 {
+    let hash = blake3::hash(run_id.as_bytes());
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes"))
+}
+
+impl Header {
+    fn to_bytes(self) -> [u8; HEADER_BYTES - 4] {
+        let mut bytes = [0; HEADER_BYTES - 4];
+        bytes[0..4].copy_from_slice(&MAGIC);
+        bytes[4] = VERSION;
+        bytes[5] = self.kind as u8;
+        bytes[8..16].copy_from_slice(&self.run.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.generation.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.step.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.world_size.to_le_bytes());
+        bytes[36..40].copy_from_slice(&self.rank.to_le_bytes());
+        bytes[40..44].copy_from_slice(&self.node.level.to_le_bytes());
+        bytes[44..48].copy_from_slice(&self.node.index.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.offset.to_le_bytes());
+        bytes[56..60].copy_from_slice(&self.payload_bytes.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; HEADER_BYTES - 4]) -> Option<Self> {
+        let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        let kind = [Kind::Hello, Kind::Ready, Kind::Partial, Kind::Total]
+            .into_iter()
+            .find(|kind| *kind as u8 == bytes[5])
+            .filter(|_| bytes[0..4] == MAGIC && bytes[4] == VERSION)?;
+        Some(Self {
+            kind,
+            run: u64_at(8),
+            generation: u64_at(16),
+            step: u64_at(24),
+            world_size: u32_at(32),
+            rank: u32_at(36),
+            node: Node { level: u32_at(40), index: u32_at(44) },
+            offset: u64_at(48),
+            payload_bytes: u32_at(56),
+        })
+    }
+}
+
+/// Builds the bytes of a frame: header, CRC-32 of header and payload, payload.
+pub(super) fn encode(header: Header, payload: &[f32]) -> Vec<u8> {
+    assert_eq!(header.payload_bytes as usize, payload.len() * 4, "the header describes its payload");
+    let header = header.to_bytes();
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len() * 4);
+    bytes.extend_from_slice(&header);
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend(payload.iter().flat_map(|value| value.to_le_bytes()));
+    let crc = checksum(&header, &bytes[HEADER_BYTES..]);
+    bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// Writes an encoded frame within the time limit.
+pub(super) async fn write(
+    writer: &mut (impl AsyncWrite + Unpin),
+    frame: &[u8],
+    limit: Duration,
+) -> Result<(), LinkError> {
+    let write = async { writer.write_all(frame).await };
+    tokio::time::timeout(limit, write).await.map_err(|_| LinkError::Silent { limit })?.map_err(LinkError::from)
+}
+
+/// Reads the frame that must come next and returns its payload.
+pub(super) async fn read(
+    reader: &mut (impl AsyncRead + Unpin),
+    expected: Header,
+    limit: Duration,
+) -> Result<Vec<f32>, LinkError> {
+    let read = async {
+        let (header, crc) = read_header(reader).await?;
+        if header != expected {
+            return Err(LinkError::Unexpected { got: format!("{header:?}"), expected: format!("{expected:?}") });
+        }
+        let mut payload = vec![0; header.payload_bytes as usize];
+        reader.read_exact(&mut payload).await?;
+        if checksum(&header.to_bytes(), &payload) != crc {
+            return Err(LinkError::Checksum);
+        }
+        Ok(payload)
+    };
+    let payload = tokio::time::timeout(limit, read).await.map_err(|_| LinkError::Silent { limit })??;
+    Ok(payload.chunks_exact(4).map(|value| f32::from_le_bytes(value.try_into().expect("four bytes"))).collect())
+}
+
+/// Reads the first frame of a connection whose sender is not known yet.
+pub(super) async fn read_hello(reader: &mut (impl AsyncRead + Unpin), limit: Duration) -> Result<Header, LinkError> {
+    let (header, crc) =
+        tokio::time::timeout(limit, read_header(reader)).await.map_err(|_| LinkError::Silent { limit })??;
+    if header.kind != Kind::Hello || header.payload_bytes != 0 {
+        return Err(LinkError::Unexpected { got: format!("{header:?}"), expected: "a hello".to_owned() });
+    }
+    if checksum(&header.to_bytes(), &[]) != crc {
+        return Err(LinkError::Checksum);
+    }
+    Ok(header)
+}
+
+async fn read_header(reader: &mut (impl AsyncRead + Unpin)) -> Result<(Header, u32), LinkError> {
+    let mut bytes = [0; HEADER_BYTES];
+    reader.read_exact(&mut bytes).await?;
+    let (header, crc) = bytes.split_at(HEADER_BYTES - 4);
+    let header = Header::from_bytes(header.try_into().expect("the header without its checksum")).ok_or_else(|| {
+        LinkError::Unexpected { got: "other bytes".to_owned(), expected: "a frame of this protocol".to_owned() }
+    })?;
+    Ok((header, u32::from_le_bytes(crc.try_into().expect("four bytes"))))
+}
+
+fn checksum(header: &[u8], payload: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(header);
+    crc.update(payload);
+    crc.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    fn header(payload: usize) -> Header {
+        Header {
+            kind: Kind::Partial,
+            run: run_hash("a run"),
+            generation: 7,
+            world_size: 3,
+            rank: 2,
+            step: 11,
+            node: Node { level: 1, index: 4 },
+            offset: 1 << 40,
+            payload_bytes: payload as u32 * 4,
+        }
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_frame_comes_back_with_its_bits() {
+        let values = [1.5, -0.0, f32::from_bits(0x7fc0_1234), f32::MIN_POSITIVE / 3.0];
+        let frame = encode(header(4), &values);
+        let read = read(&mut frame.as_slice(), header(4), LIMIT).await.unwrap();
+        assert_eq!(bits(&read), bits(&values));
+    }
+
+    #[tokio::test]
+    async fn a_frame_of_another_generation_is_refused_before_its_payload() {
+        let frame = encode(Header { generation: 6, ..header(4) }, &[0.0; 4]);
+        let mut reader = frame.as_slice();
+        let error = read(&mut reader, header(4), LIMIT).await.unwrap_err();
+        assert!(matches!(error, LinkError::Unexpected { .. }), "{error}");
+        assert_eq!(reader.len(), 16);
+    }
+
+    #[tokio::test]
+    async fn a_flipped_bit_is_noticed_wherever_it_is() {
+        let frame = encode(header(4), &[0.5; 4]);
+        for bit in 0..frame.len() * 8 {
+            let mut damaged = frame.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            // Bytes 6 and 7 are padding: they are not read, so nothing can depend on them.
+            let harmless = (48..64).contains(&bit);
+            assert_eq!(read(&mut damaged.as_slice(), header(4), LIMIT).await.is_ok(), harmless, "bit {bit}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cut_frame_is_a_closed_link() {
+        let frame = encode(header(4), &[0.5; 4]);
+        let error = read(&mut &frame[..70], header(4), LIMIT).await.unwrap_err();
+        assert!(matches!(error, LinkError::Closed), "{error}");
+    }
+}

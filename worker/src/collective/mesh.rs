@@ -1,0 +1,201 @@
+//! Connections between the workers of a generation: one per pair, made by the higher rank.
+//!
+//! A worker listens at one address for as long as it lives. A peer may hear of a new generation first and connect before
+//! this worker knows of it, so callers wait in a small room until their generation is formed here.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::frame::{self, Header, Kind, run_hash};
+use super::tree::Node;
+use super::{CollectiveError, GroupConfig, LinkError};
+
+/// How long a caller may take to say who it is.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
+/// Callers that may be saying who they are at one time; more wait in the kernel's queue.
+const GREETING_MAX: usize = 64;
+/// Callers that may wait for their generation: a rank has fewer peers than this, and strangers push out the oldest.
+const WAITING_MAX: usize = 256;
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Where peers reach this worker's collectives, for all generations.
+#[derive(Debug)]
+pub struct Endpoint {
+    address: SocketAddr,
+    room: Arc<Room>,
+    _accepting: DropGuard,
+}
+
+impl Endpoint {
+    /// Listens at an address; port 0 takes any free one.
+    ///
+    /// # Errors
+    /// When the address cannot be listened at.
+    pub async fn bind(address: SocketAddr) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let room = Arc::new(Room::default());
+        let closed = CancellationToken::new();
+        tokio::spawn(closed.clone().run_until_cancelled_owned(accept(listener, Arc::clone(&room))));
+        Ok(Self { address, room, _accepting: closed.drop_guard() })
+    }
+
+    /// Returns the address with the port that was taken.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn room(&self) -> Arc<Room> {
+        Arc::clone(&self.room)
+    }
+}
+
+/// Callers whose generation is not formed yet.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    waiting: Mutex<Vec<(Header, TcpStream)>>,
+    arrived: Notify,
+}
+
+impl Room {
+    fn enter(&self, hello: Header, stream: TcpStream) {
+        let mut waiting = self.waiting.lock().expect("no holder of this lock panics");
+        if waiting.len() == WAITING_MAX {
+            waiting.remove(0);
+        }
+        waiting.push((hello, stream));
+        drop(waiting);
+        self.arrived.notify_waiters();
+    }
+
+    /// Waits for the caller with this hello. Callers of earlier generations are sent away.
+    async fn called_by(&self, hello: Header) -> TcpStream {
+        loop {
+            let arrived = self.arrived.notified();
+            {
+                let mut waiting = self.waiting.lock().expect("no holder of this lock panics");
+                waiting.retain(|(other, _)| other.run == hello.run && other.generation >= hello.generation);
+                // The newest of equals: a caller that retried has given up its earlier connection.
+                if let Some(index) = waiting.iter().rposition(|(other, _)| *other == hello) {
+                    return waiting.swap_remove(index).1;
+                }
+            }
+            arrived.await;
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, room: Arc<Room>) {
+    let mut greetings = JoinSet::new();
+    let places = Arc::new(Semaphore::new(GREETING_MAX));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
+        while greetings.try_join_next().is_some() {}
+        let Ok((mut stream, caller)) = listener.accept().await else {
+            // Out of file descriptors, most likely: others may close some.
+            tokio::time::sleep(RETRY_INTERVAL).await;
+            continue;
+        };
+        let room = Arc::clone(&room);
+        greetings.spawn(async move {
+            match frame::read_hello(&mut stream, HELLO_LIMIT).await {
+                Ok(hello) => room.enter(hello, stream),
+                Err(error) => tracing::debug!(%caller, %error, "refused a connection to the collective"),
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Both directions to one peer.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) rank: u32,
+    pub(super) reader: OwnedReadHalf,
+    pub(super) writer: OwnedWriteHalf,
+}
+
+/// Connects to all peers of a generation, both ways confirmed. Links are in the order of their ranks.
+pub(super) async fn connect(room: Arc<Room>, group: GroupConfig) -> Result<Vec<Link>, CollectiveError> {
+    let mut joining = JoinSet::new();
+    for rank in (0..group.addresses.len() as u32).filter(|rank| *rank != group.rank) {
+        let (room, group) = (Arc::clone(&room), group.clone());
+        joining.spawn(async move {
+            if rank < group.rank { call(&group, rank).await } else { answer(&room, &group, rank).await }
+        });
+    }
+    let mut links = Vec::new();
+    while let Some(link) = joining.join_next().await {
+        links.push(link.expect("connecting does not panic")?);
+    }
+    links.sort_by_key(|link| link.rank);
+    Ok(links)
+}
+
+/// The hello of a rank.
+fn hello(group: &GroupConfig, rank: u32) -> Header {
+    Header {
+        kind: Kind::Hello,
+        run: run_hash(&group.run_id),
+        generation: group.generation,
+        world_size: group.addresses.len() as u32,
+        rank,
+        step: 0,
+        node: Node::leaf(0),
+        offset: 0,
+        payload_bytes: 0,
+    }
+}
+
+async fn call(group: &GroupConfig, rank: u32) -> Result<Link, CollectiveError> {
+    let address = &group.addresses[rank as usize];
+    let deadline = Instant::now() + group.limits.link;
+    let failed = |source| CollectiveError::Connect { rank, address: address.clone(), source };
+    loop {
+        match try_call(group, rank, address).await {
+            Ok(stream) => return split(rank, stream, group.limits.link).map_err(failed),
+            Err(error) if Instant::now() + RETRY_INTERVAL >= deadline => return Err(failed(error)),
+            Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
+        }
+    }
+}
+
+async fn try_call(group: &GroupConfig, rank: u32, address: &str) -> Result<TcpStream, LinkError> {
+    let limit = group.limits.link;
+    let connected = tokio::time::timeout(limit, TcpStream::connect(address)).await;
+    let mut stream = connected.map_err(|_| LinkError::Silent { limit })?.map_err(LinkError::Io)?;
+    frame::write(&mut stream, &frame::encode(hello(group, group.rank), &[]), limit).await?;
+    frame::read(&mut stream, hello(group, rank), limit).await?;
+    Ok(stream)
+}
+
+async fn answer(room: &Room, group: &GroupConfig, rank: u32) -> Result<Link, CollectiveError> {
+    let limit = group.limits.link;
+    let failed = |source| CollectiveError::Link { rank, doing: "connecting", source };
+    let called = tokio::time::timeout(limit, room.called_by(hello(group, rank))).await;
+    let mut stream = called.map_err(|_| CollectiveError::Absent { rank, limit })?;
+    frame::write(&mut stream, &frame::encode(hello(group, group.rank), &[]), limit).await.map_err(failed)?;
+    split(rank, stream, limit).map_err(failed)
+}
+
+/// Sets the options of a link: small frames leave at once, and the kernel finds a host that is gone, also while
+/// nothing is sent.
+fn split(rank: u32, stream: TcpStream, limit: Duration) -> Result<Link, LinkError> {
+    let probe_interval = (limit / 4).max(Duration::from_secs(1));
+    let keepalive = TcpKeepalive::new().with_time(probe_interval).with_interval(probe_interval).with_retries(3);
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive)).map_err(LinkError::Io)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(limit)).map_err(LinkError::Io)?;
+    let (reader, writer) = stream.into_split();
+    Ok(Link { rank, reader, writer })
+}

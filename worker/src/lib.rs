@@ -1,0 +1,4 @@
+//! x
+pub mod collective;
+pub mod images;
+pub mod optimizer;
