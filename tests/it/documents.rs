@@ -21,21 +21,29 @@ fn links_resolve() {
 }
 
 /// A path in the text of a document, as `cli/src/main.rs` here, names a file that is there, seen from the repository or
-/// from the document's folder.
+/// from the document's folder. After `::` stands something that the file contains: the name of a function.
 #[test]
 fn paths_in_the_text_exist() {
     let root = repository();
     let mut missing = Vec::new();
     for document in documents() {
         let text = fs::read_to_string(&document).expect("a document is UTF-8");
-        for path in code_spans(&text).filter(|span| is_repository_path(span)) {
-            let folder = document.parent().expect("a document lies in a folder");
-            if !root.join(path).exists() && !folder.join(path).exists() {
-                missing.push(format!("{}: `{path}`", document.display()));
+        let folder = document.parent().expect("a document lies in a folder");
+        for span in code_spans(&text).filter(|span| is_repository_path(span)) {
+            let (path, name) = span.split_once("::").unwrap_or((span, ""));
+            let found = [&*root, folder].into_iter().any(|base| contains(&base.join(path), name));
+            if !found {
+                missing.push(format!("{}: `{span}`", document.display()));
             }
         }
     }
     assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// Whether there is such a file or folder, and, where a function's name is asked for, the file has it.
+fn contains(path: &Path, function: &str) -> bool {
+    let has = |text: String| text.contains(&format!("fn {function}("));
+    path.exists() && (function.is_empty() || fs::read_to_string(path).is_ok_and(has))
 }
 
 /// Markdown outside the tests' own fixtures.
@@ -106,7 +114,7 @@ fn is_repository_path(span: &str) -> bool {
         "tests/",
         "worker/",
     ];
-    let plain = span.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
+    let plain = span.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-:".contains(&byte));
     plain && FOLDERS.iter().any(|folder| span.starts_with(folder))
 }
 
