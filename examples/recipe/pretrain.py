@@ -3,6 +3,7 @@
 
     pretrain.py vae     --world DIR --work DIR      the autoencoder, on crops and then on whole pictures
     pretrain.py latents --world DIR --work DIR      every picture through the encoder, once
+    pretrain.py decoder --world DIR --work DIR      the decoder alone a while longer; the latents stay as they are
     pretrain.py unet    --work DIR                  U-Net and text encoder, from random weights
     pretrain.py sheet   --work DIR --out FILE       a contact sheet of samples, to look at
     pretrain.py export  --work DIR --out DIR        the diffusers folder, in half precision
@@ -172,38 +173,51 @@ def psnr(vae, pictures):
 
 
 def train_vae(args):
+    fit_vae(args, AutoencoderKL(**VAE_CONFIG), args.vae_steps, peak=2e-3, out="vae.pt")
+
+
+def train_decoder(args):
+    """Trains on with the encoder frozen, so that the latents and all that was learned from them stay valid."""
+    vae = load_vae(args.work)
+    vae.decoder.requires_grad_(True)
+    vae.post_quant_conv.requires_grad_(True)
+    fit_vae(args, vae, args.decoder_steps, peak=1e-3, out="decoder.pt")
+
+
+def fit_vae(args, vae, steps, peak, out):
     torch.manual_seed(SEED)
     rng = random.Random(SEED)
     pictures, _ = read_world(args.world)
     pictures, held_out = pictures[:-HELD_OUT], pictures[-HELD_OUT:]
     squares = [picture for picture in pictures if picture.shape[0] == picture.shape[1]]
-    vae = AutoencoderKL(**VAE_CONFIG)
+    learned = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     ema = Ema(vae, 0.998)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.0)
-    whole = args.vae_steps * 9 // 10  # the step from which whole pictures are used
+    optimizer = torch.optim.AdamW(learned, lr=1.0, betas=(0.9, 0.99), weight_decay=0.0)
+    whole = steps * 9 // 10  # the step from which whole pictures are used
     started = time.time()
-    for step in range(args.vae_steps):
-        optimizer.param_groups[0]["lr"] = lr_at(step, args.vae_steps, 2e-3, 200)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = lr_at(step, steps, peak, 200)
         batch = random_crops(pictures, rng, 8, 96) if step < whole else random_crops(squares, rng, 2, 192)
         loss, reconstruction, kl = vae_loss(vae, batch)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
         ema.update(vae)
-        if step % 50 == 0 or step + 1 == args.vae_steps:
+        if step % 50 == 0 or step + 1 == steps:
             print(f"vae step {step} loss {loss.item():.4f} l1+mse {reconstruction.item():.4f} "
                   f"kl {kl.item():.2f} {time.time() - started:.0f} s", flush=True)
-        if (step + 1) % 400 == 0 or step + 1 == args.vae_steps:
+        if (step + 1) % 400 == 0 or step + 1 == steps:
             print(f"vae step {step} held-out PSNR {psnr(ema.average, held_out[:16]):.2f} dB", flush=True)
-            torch.save(ema.average.state_dict(), args.work / "vae.pt")
+            torch.save(ema.average.state_dict(), args.work / out)
     print(f"vae held-out PSNR over {HELD_OUT} pictures: {psnr(ema.average, held_out):.2f} dB")
 
 
 # ---------------------------------------------------------------------------------------------------- latents
 def load_vae(work):
     vae = AutoencoderKL(**VAE_CONFIG)
-    vae.load_state_dict(torch.load(work / "vae.pt"))
+    trained_on = work / "decoder.pt"
+    vae.load_state_dict(torch.load(trained_on if trained_on.exists() else work / "vae.pt"))
     return vae.eval().requires_grad_(False)
 
 
@@ -304,7 +318,7 @@ def train_unet(args):
 
     model = Denoiser()
     ema = Ema(model, 0.998)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     started, losses, first = time.time(), [], 0
     if (args.work / "unet_state.pt").exists():
         state = torch.load(args.work / "unet_state.pt", weights_only=False)
@@ -393,7 +407,7 @@ def export(args):
 
 
 # ---------------------------------------------------------------------------------------------------- main
-STAGES = dict(vae=train_vae, latents=encode_world, unet=train_unet, sheet=draw_sheet, export=export)
+STAGES = dict(vae=train_vae, decoder=train_decoder, latents=encode_world, unet=train_unet, sheet=draw_sheet, export=export)
 
 
 def main():
@@ -403,6 +417,7 @@ def main():
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--vae-steps", type=int, default=3200)
+    parser.add_argument("--decoder-steps", type=int, default=2500)
     parser.add_argument("--unet-steps", type=int, default=6000)
     parser.add_argument("--pictures", type=int, default=5000, help="how many pictures the U-Net learns from")
     parser.add_argument("--batch", type=int, default=16)

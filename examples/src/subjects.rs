@@ -10,7 +10,7 @@ use crate::paint::{Canvas, curve, ellipse, mix, polygon, rgb, rounded, segment, 
 pub(crate) enum Subject {
     /// A round, fluffy, orange creature with two feelers.
     Wuzzle,
-    /// A boxy turquoise robot with one lamp.
+    /// A boxy blue robot with one lamp.
     Klonk,
 }
 
@@ -42,7 +42,7 @@ impl Subject {
 const INK: u32 = 0x2E2A35;
 
 fn paint_wuzzle(canvas: &mut Canvas, pose: Pose) {
-    let (fur, cream, tip) = (rgb(0xF28A2E), rgb(0xFFEBC2), rgb(0xF45B8A));
+    let (fur, cream, tip) = (rgb(0xF28A2E), rgb(0xFFEBC2), rgb(0x2E6FD0));
     for side in [-1.0, 1.0] {
         canvas.line(
             curve((side * 0.14, -0.78), (side * 0.16, -1.0), (side * 0.33, -1.06)),
@@ -71,7 +71,7 @@ fn paint_wuzzle(canvas: &mut Canvas, pose: Pose) {
             canvas.flat(ellipse(side * 0.14, -0.55, 0.07, 0.085), rgb(INK));
         }
     }
-    canvas.line(curve((-0.1, -0.35), (0.0, -0.26), (0.1, -0.35)), rgb(0xA8432B), 0.04);
+    canvas.line(curve((-0.1, -0.35), (0.0, -0.26), (0.1, -0.35)), rgb(0x7A2E1E), 0.055);
 }
 
 fn paint_wuzzle_arm(canvas: &mut Canvas, side: f32, pose: Pose) {
@@ -81,7 +81,7 @@ fn paint_wuzzle_arm(canvas: &mut Canvas, side: f32, pose: Pose) {
 }
 
 fn paint_klonk(canvas: &mut Canvas, pose: Pose) {
-    let (shell, steel) = (rgb(0x2FC4B2), rgb(0x7C8796));
+    let (shell, steel) = (rgb(0x3A7BD5), rgb(0x4A5263));
     canvas.line(segment((0.0, -0.85), (0.0, -1.06)), steel, 0.05);
     let lamp = if pose == Pose::Sleeping { rgb(0x9C4A50) } else { rgb(0xFF4B4B) };
     canvas.bright(ellipse(0.0, -1.07, 0.085, 0.085), lamp);
@@ -89,7 +89,7 @@ fn paint_klonk(canvas: &mut Canvas, pose: Pose) {
         canvas.flat(rounded(side * 0.2 - 0.1, -0.16, 0.2, 0.17, 0.04), steel);
         let raised = pose == Pose::Jumping || (pose == Pose::Waving && side > 0.0);
         let hand = if raised { (side * 0.56, -0.66) } else { (side * 0.5, -0.14) };
-        canvas.line(segment((side * 0.3, -0.36), hand), steel, 0.09);
+        canvas.line(segment((side * 0.3, -0.36), hand), steel, 0.12);
         canvas.flat(ellipse(hand.0, hand.1, 0.085, 0.085), rgb(0xF6C445));
     }
     canvas.shaded(rounded(-0.3, -0.48, 0.6, 0.4, 0.07), shell);
