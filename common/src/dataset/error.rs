@@ -1,0 +1,78 @@
+//! What makes a data root unusable.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A data root that cannot be trained on as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum DatasetError {
+    /// Nobody said where the images are.
+    #[error("data.root is not set")]
+    NoRoot,
+    /// The root is not there, or may not be read.
+    #[error("cannot read the data root {path}")]
+    Root {
+        /// The root as given.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The root is a file.
+    #[error("the data root {path} is no folder")]
+    NotAFolder {
+        /// The root as given.
+        path: PathBuf,
+    },
+    /// Files that balance the data and cannot be understood.
+    #[error("{}", lines(.problems))]
+    BadFiles {
+        /// One line per file: its name, its text, and what is allowed.
+        problems: Vec<String>,
+    },
+    /// Nothing to train on.
+    #[error("no usable image under {path}{}", skipped_text(.skipped))]
+    NoImages {
+        /// The root as given.
+        path: PathBuf,
+        /// Why images that were there are not usable.
+        skipped: Vec<String>,
+    },
+    /// The multipliers ask for more than a schedule can hold.
+    #[error("the multipliers make {occurrences} occurrences per epoch; at most {limit} are possible")]
+    TooManyOccurrences {
+        /// In the fullest epoch.
+        occurrences: u128,
+        /// The most that is possible.
+        limit: u128,
+    },
+}
+
+impl DatasetError {
+    /// Returns what would mend it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            DatasetError::NoRoot | DatasetError::Root { .. } => "data.root, or --data, is the folder with the images",
+            DatasetError::NotAFolder { path } => match path.extension().and_then(|extension| extension.to_str()) {
+                Some("json") => "a JSON manifest is not yet supported by this version; give the folder with the images",
+                _ => "give the folder with the images",
+            },
+            DatasetError::BadFiles { .. } => "mend or delete these files; an absent file means 1",
+            DatasetError::NoImages { .. } => "images end in .jpg, .jpeg, .png, .bmp, .webp or .jfif",
+            DatasetError::TooManyOccurrences { .. } => "make the multipliers smaller and the number of epochs larger",
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn lines(problems: &[String]) -> String {
+    let head = match problems.len() {
+        1 => "1 file in the data root cannot be understood".to_owned(),
+        count => format!("{count} files in the data root cannot be understood"),
+    };
+    problems.iter().fold(head, |text, problem| format!("{text}\n  {problem}"))
+}
+
+fn skipped_text(skipped: &[String]) -> String {
+    skipped.iter().take(5).fold(String::new(), |text, reason| format!("{text}\n  {reason}"))
+}

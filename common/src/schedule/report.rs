@@ -1,0 +1,258 @@
+//! The balance table: what each folder gets, before anything is trained. As numbers for programs and as text for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{EpochSchedule, ScheduleOptions};
+use crate::config::DataConfig;
+use crate::dataset::{Bucket, Dataset, Decimal};
+
+/// What `ballast plan` says.
+#[derive(Debug, Clone, Serialize)]
+pub struct PlanReport {
+    /// What lies in the data root.
+    pub dataset: DatasetSummary,
+    /// What each epoch uses of it.
+    pub epochs: Vec<EpochReport>,
+    /// Every sample, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Vec<SampleReport>>,
+}
+
+/// What lies in the data root.
+#[derive(Debug, Clone, Serialize)]
+pub struct DatasetSummary {
+    /// Hash of all that was found.
+    pub fingerprint: String,
+    /// How many usable images.
+    pub images: u64,
+    /// Everything that was ignored, skipped or looks like a mistake.
+    pub warnings: Vec<String>,
+    /// Names of images that are enlarged.
+    #[serde(skip)]
+    pub upscaled: Vec<String>,
+}
+
+/// What an epoch uses.
+#[derive(Debug, Clone, Serialize)]
+pub struct EpochReport {
+    /// Number of the epoch, from 0.
+    pub epoch: u64,
+    /// Scheduled uses of images.
+    pub occurrences: u64,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Micro-batches, padded ones included.
+    pub micro_batches: u64,
+    /// Entries of weight 0 in micro-batches that are not full.
+    pub padded: u64,
+    /// Hash of the schedule.
+    pub schedule_hash: String,
+    /// The balance.
+    pub folders: Vec<FolderReport>,
+    /// Uses and padding per bucket.
+    #[serde(skip)]
+    pub buckets: Vec<BucketReport>,
+}
+
+/// A folder's part of an epoch.
+#[derive(Debug, Clone, Serialize)]
+pub struct FolderReport {
+    /// Relative to the data root; `.` for the root itself.
+    pub path: String,
+    /// How many usable images it has.
+    pub images: u64,
+    /// Its multiplier.
+    pub multiply: Decimal,
+    /// The weight of its images' losses.
+    pub loss_scale: f64,
+    /// How often its images are used in this epoch, all together.
+    pub scheduled: u64,
+    /// Its part of all uses.
+    pub share: f64,
+    /// Its part of all uses × loss scale. Of a negative scale negative; the sizes add up to 1.
+    pub effective_share: f64,
+}
+
+/// A bucket's part of an epoch.
+#[derive(Debug, Clone)]
+pub struct BucketReport {
+    /// The size.
+    pub bucket: Bucket,
+    /// Uses of images.
+    pub occurrences: u64,
+    /// Micro-batches.
+    pub micro_batches: u64,
+    /// Entries of weight 0.
+    pub padded: u64,
+}
+
+/// A sample and its settings.
+#[derive(Debug, Clone, Serialize)]
+pub struct SampleReport {
+    /// Relative to the data root.
+    pub path: String,
+    /// The caption.
+    pub caption: String,
+    /// How often it is used per epoch.
+    pub multiply: Decimal,
+    /// The weight of its loss.
+    pub loss_scale: f64,
+    /// Its chance of an empty caption.
+    pub cond_dropout: f64,
+    /// Its chance of a flip.
+    pub flip_p: f64,
+    /// Width and height it is brought to.
+    pub bucket: [u32; 2],
+}
+
+impl PlanReport {
+    /// Plans the first `epochs` epochs. `visit` sees each schedule before it is dropped.
+    ///
+    /// # Errors
+    /// The first one that `visit` returns.
+    pub fn compute<E>(
+        dataset: &Dataset,
+        options: &ScheduleOptions,
+        epochs: u64,
+        mut visit: impl FnMut(&EpochSchedule) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut reports = Vec::new();
+        for epoch in 0..epochs {
+            let schedule = EpochSchedule::compute(dataset, options, epoch);
+            visit(&schedule)?;
+            reports.push(EpochReport::new(dataset, &schedule));
+        }
+        let summary = DatasetSummary {
+            fingerprint: dataset.fingerprint.clone(),
+            images: dataset.samples.len() as u64,
+            warnings: dataset.warnings.clone(),
+            upscaled: dataset.upscaled().map(|sample| sample.path.clone()).collect(),
+        };
+        Ok(Self { dataset: summary, epochs: reports, samples: None })
+    }
+
+    /// Adds every sample, with the run's chances where it has none of its own.
+    pub fn with_samples(mut self, dataset: &Dataset, config: &DataConfig) -> Self {
+        let report = |sample: &crate::dataset::Sample| {
+            let bucket = dataset.bucket_of(sample);
+            SampleReport {
+                path: sample.path.clone(),
+                caption: sample.caption.clone(),
+                multiply: sample.multiply,
+                loss_scale: sample.loss_scale,
+                cond_dropout: sample.cond_dropout.unwrap_or(config.cond_dropout),
+                flip_p: sample.flip_p.unwrap_or(config.flip_p),
+                bucket: [bucket.width, bucket.height],
+            }
+        };
+        self.samples = Some(dataset.samples.iter().map(report).collect());
+        self
+    }
+}
+
+impl EpochReport {
+    /// Counts what an epoch's schedule gives to each folder and bucket.
+    pub fn new(dataset: &Dataset, schedule: &EpochSchedule) -> Self {
+        let mut scheduled = vec![0u64; dataset.folders.len()];
+        let mut weights = vec![0f64; dataset.folders.len()];
+        let mut buckets: BTreeMap<Bucket, BucketReport> = BTreeMap::new();
+        for slot in schedule.iter().flat_map(|step| step.slots) {
+            let empty = BucketReport { bucket: slot.bucket, occurrences: 0, micro_batches: 0, padded: 0 };
+            let report = buckets.entry(slot.bucket).or_insert(empty);
+            report.occurrences += slot.occurrences.len() as u64;
+            report.micro_batches += 1;
+            report.padded += u64::from(schedule.micro_batch_size()) - slot.occurrences.len() as u64;
+            for occurrence in &slot.occurrences {
+                let sample = &dataset.samples[occurrence.sample as usize];
+                scheduled[sample.folder as usize] += 1;
+                weights[sample.folder as usize] += sample.loss_scale;
+            }
+        }
+        let total_weight: f64 = weights.iter().map(|weight| weight.abs()).sum();
+        let part = |of: f64, total: f64| if total == 0.0 { 0.0 } else { of / total };
+        let folders =
+            dataset.folders.iter().zip(scheduled).zip(weights).map(|((folder, scheduled), weight)| FolderReport {
+                path: folder.path.clone(),
+                images: folder.images,
+                multiply: folder.multiply,
+                loss_scale: folder.loss_scale,
+                scheduled,
+                share: part(scheduled as f64, schedule.occurrences() as f64),
+                effective_share: part(weight, total_weight),
+            });
+        Self {
+            epoch: schedule.epoch(),
+            occurrences: schedule.occurrences(),
+            steps: schedule.steps(),
+            micro_batches: schedule.micro_batches(),
+            padded: schedule.padded(),
+            schedule_hash: schedule.hash(),
+            folders: folders.collect(),
+            buckets: buckets.into_values().collect(),
+        }
+    }
+}
+
+impl fmt::Display for PlanReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} images, fingerprint {}", self.dataset.images, self.dataset.fingerprint)?;
+        for epoch in &self.epochs {
+            write!(f, "\n{epoch}")?;
+        }
+        let sections =
+            [("warnings", &self.dataset.warnings), ("enlarged to fill their bucket", &self.dataset.upscaled)];
+        for (title, lines) in sections.into_iter().filter(|(_, lines)| !lines.is_empty()) {
+            writeln!(f, "\n{title} ({})", lines.len())?;
+            lines.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+        }
+        for sample in self.samples.iter().flatten() {
+            let [width, height] = sample.bucket;
+            writeln!(f, "{}  {width}×{height}  ×{}  {:?}", sample.path, sample.multiply, sample.caption)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for EpochReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { epoch, occurrences, steps, micro_batches, padded, schedule_hash, .. } = self;
+        writeln!(
+            f,
+            "epoch {epoch}: {occurrences} occurrences, {micro_batches} micro-batches ({padded} padded), {steps} steps"
+        )?;
+        writeln!(f, "schedule {schedule_hash}\n")?;
+        let percent = |part: f64| format!("{:.2} %", part * 100.0);
+        let head = ["folder", "images", "multiply", "scheduled", "share", "loss scale", "effective"].map(str::to_owned);
+        let row = |folder: &FolderReport| {
+            let numbers = [folder.images.to_string(), folder.multiply.to_string(), folder.scheduled.to_string()];
+            let [images, multiply, scheduled] = numbers;
+            let (share, effective) = (percent(folder.share), percent(folder.effective_share));
+            [folder.path.clone(), images, multiply, scheduled, share, folder.loss_scale.to_string(), effective]
+        };
+        write_table(f, std::iter::once(head).chain(self.folders.iter().map(row)).collect())?;
+        let head = ["bucket", "occurrences", "micro-batches", "padded"].map(str::to_owned);
+        let row = |report: &BucketReport| {
+            let size = format!("{}×{}", report.bucket.width, report.bucket.height);
+            [size, report.occurrences.to_string(), report.micro_batches.to_string(), report.padded.to_string()]
+        };
+        writeln!(f)?;
+        write_table(f, std::iter::once(head).chain(self.buckets.iter().map(row)).collect())
+    }
+}
+
+/// Writes rows in aligned columns: the first to the left, numbers to the right.
+fn write_table<const N: usize>(f: &mut fmt::Formatter<'_>, rows: Vec<[String; N]>) -> fmt::Result {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    for row in rows {
+        write!(f, "  {:<width$}", row[0], width = widths[0])?;
+        for (cell, width) in row.iter().zip(widths).skip(1) {
+            write!(f, "  {cell:>width$}")?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}
