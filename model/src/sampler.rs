@@ -65,7 +65,7 @@ pub enum SampleError {
 pub fn sample(model: &StableDiffusion, request: &SampleRequest) -> Result<RgbPixels, SampleError> {
     let factor = model.vae.factor();
     let SampleRequest { width, height, steps, .. } = *request;
-    if width == 0 || height == 0 || width % factor != 0 || height % factor != 0 {
+    if width == 0 || height == 0 || !width.is_multiple_of(factor) || !height.is_multiple_of(factor) {
         return Err(SampleError::Size { width, height, factor });
     }
     let most = model.noise_scheduler.num_train_timesteps() as usize;

@@ -5,7 +5,6 @@
 
 use burn::module::{Param, ParamId};
 use burn::tensor::{Device, Shape, Tensor, TensorData};
-use std::cell::RefCell;
 
 /// Gives the values of one parameter, or `None` for a parameter that stays without storage until it is used.
 pub(crate) trait Source {
@@ -46,18 +45,5 @@ impl<'a> Weights<'a> {
 
     fn path(&self, name: &str) -> String {
         if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
-    }
-}
-
-/// Records the names and shapes that a model asks for and allocates nothing.
-#[derive(Default)]
-pub(crate) struct ShapesOnly {
-    pub(crate) seen: RefCell<Vec<(String, Vec<usize>)>>,
-}
-
-impl Source for ShapesOnly {
-    fn fetch(&self, path: &str, shape: &[usize]) -> Option<Vec<f32>> {
-        self.seen.borrow_mut().push((path.to_owned(), shape.to_vec()));
-        None
     }
 }

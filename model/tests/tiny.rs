@@ -43,7 +43,7 @@ fn the_gradient_agrees_with_a_small_step() {
     let norm: f64 = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
     let value = |t: &Trainable| f64::from(loss(t).scalar.into_scalar::<f32>());
     let params = trainable.params();
-    let step = 1e-2 / norm.sqrt();
+    let step = 2e-3 / norm.sqrt();
     let mut at = |sign: f64| {
         let moved: Vec<f32> =
             params.iter().zip(&gradient).map(|(p, g)| (f64::from(*p) + sign * step * f64::from(*g)) as f32).collect();

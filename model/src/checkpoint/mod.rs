@@ -15,6 +15,8 @@ use crate::{AutoencoderKl, ClipTextModel, Device, NoiseScheduler, Tokenizer, UNe
 pub(crate) use diffusers::check;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+#[cfg(test)]
+pub(crate) use single_file::ComponentShapes;
 pub(crate) use single_file::SingleFileTensor;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -96,3 +96,69 @@ fn named_values(model: &StableDiffusion) -> HashMap<String, NamedTensor> {
     });
     named.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::init::{Preset, full_size_shapes};
+    use std::collections::BTreeSet;
+    use std::io::Read;
+
+    /// Component, diffusers key → key, shape, and shape in the single file where it is another.
+    type Lists = HashMap<String, HashMap<String, (String, Vec<usize>, Option<Vec<usize>>)>>;
+
+    fn lists(packed: &[u8]) -> Lists {
+        let mut text = String::new();
+        flate2::read::ZlibDecoder::new(packed).read_to_string(&mut text).unwrap();
+        let lists: HashMap<String, HashMap<String, Vec<serde_json::Value>>> = serde_json::from_str(&text).unwrap();
+        let shape = |value: &serde_json::Value| serde_json::from_value(value.clone()).unwrap();
+        let entry =
+            |row: Vec<serde_json::Value>| (row[0].as_str().unwrap().to_owned(), shape(&row[1]), row.get(2).map(shape));
+        let rows = |rows: HashMap<String, Vec<_>>| rows.into_iter().map(|(key, row)| (key, entry(row))).collect();
+        lists.into_iter().map(|(component, table)| (component, rows(table))).collect()
+    }
+
+    fn check(preset: Preset, packed: &[u8]) {
+        let lists = lists(packed);
+        let (shapes, text_config) = full_size_shapes(preset);
+        let mut parts = HashMap::new();
+        for (component, named) in [("unet", &shapes.unet), ("vae", &shapes.vae), ("text_encoder", &shapes.text_encoder)]
+        {
+            let ours: BTreeSet<_> = named.iter().map(|n| (n.path.clone(), n.shape.clone())).collect();
+            let theirs: BTreeSet<_> = lists[component].iter().map(|(k, row)| (k.clone(), row.1.clone())).collect();
+            assert_eq!(ours, theirs, "{component}");
+            parts.extend(named.iter().map(|n| (format!("{component}.{}", n.path), n.shape.clone())));
+        }
+        let tensors = layout(&shapes, &text_config);
+        assert!(tensors.is_sorted_by(|a, b| a.key < b.key));
+        let mut rows = 0;
+        for tensor in &tensors {
+            let mut start = 0;
+            for part in &tensor.parts {
+                let (component, key) = part.split_once('.').unwrap();
+                let (listed, shape, there) = &lists[component][key];
+                let end = start + shape[0];
+                let fused = tensor.parts.len() > 1;
+                let expected = if fused { format!("{}[{start}:{end}]", tensor.key) } else { tensor.key.clone() };
+                assert_eq!(*listed, expected);
+                if !fused {
+                    assert_eq!(tensor.shape, *there.as_ref().unwrap_or(shape), "{key}");
+                }
+                start = end;
+                rows += 1;
+            }
+            assert_eq!(start, tensor.shape[0], "{}", tensor.key);
+        }
+        assert_eq!(rows, parts.len(), "every parameter is in the file once");
+    }
+
+    #[test]
+    fn sd15_has_the_original_names_and_shapes() {
+        check(Preset::Sd15, include_bytes!("../../tests/fixtures/keys_sd15.zz"));
+    }
+
+    #[test]
+    fn sd21_has_the_original_names_and_shapes() {
+        check(Preset::Sd21, include_bytes!("../../tests/fixtures/keys_sd21.zz"));
+    }
+}

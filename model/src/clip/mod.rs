@@ -58,7 +58,7 @@ impl ClipTextConfig {
         const NAME: &str = "text_encoder";
         config::refuse_unsupported(NAME, raw, &[("hidden_act", &["quick_gelu".into(), "gelu".into()])])?;
         let config: Self = config::parse(NAME, raw)?;
-        ensure(NAME, config.num_attention_heads > 0 && config.hidden_size % config.num_attention_heads == 0, || {
+        ensure(NAME, config.hidden_size.is_multiple_of(config.num_attention_heads), || {
             format!("hidden_size {} is no multiple of {} heads", config.hidden_size, config.num_attention_heads)
         })?;
         Ok(config)

@@ -81,7 +81,7 @@ impl Tokenizer {
     }
 
     /// The files of the folder by name, as read.
-    pub(crate) fn files(&self) -> &BTreeMap<String, Vec<u8>> {
+    pub fn files(&self) -> &BTreeMap<String, Vec<u8>> {
         &self.files
     }
 

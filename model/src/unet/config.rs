@@ -108,10 +108,10 @@ impl UNetConfig {
         }
         for (i, channels) in self.block_out_channels.iter().enumerate() {
             let heads = self.attention_head_dim.at(i);
-            ensure(NAME, self.norm_num_groups > 0 && channels % self.norm_num_groups == 0, || {
+            ensure(NAME, channels.is_multiple_of(self.norm_num_groups), || {
                 format!("{channels} channels do not divide into {} groups", self.norm_num_groups)
             })?;
-            ensure(NAME, heads > 0 && channels % heads == 0, || {
+            ensure(NAME, channels.is_multiple_of(heads), || {
                 format!("{channels} channels do not divide into {heads} heads (attention_head_dim counts heads)")
             })?;
         }

@@ -72,8 +72,8 @@ impl VaeConfig {
             ],
         )?;
         for (key, supported) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
-            let types = raw.get(key).and_then(Value::as_array).into_iter().flatten();
-            for value in types.filter(|v| *v != supported) {
+            let mut types = raw.get(key).and_then(Value::as_array).into_iter().flatten();
+            if let Some(value) = types.find(|v| *v != supported) {
                 let (key, value) = (key.to_owned(), value.to_string());
                 return Err(ConfigError::Unsupported { component: NAME, key, value, supported: supported.to_owned() });
             }
@@ -81,7 +81,7 @@ impl VaeConfig {
         let config: Self = config::parse(NAME, raw)?;
         ensure(NAME, !config.block_out_channels.is_empty(), || "block_out_channels is empty".to_owned())?;
         for channels in &config.block_out_channels {
-            ensure(NAME, config.norm_num_groups > 0 && channels % config.norm_num_groups == 0, || {
+            ensure(NAME, channels.is_multiple_of(config.norm_num_groups), || {
                 format!("{channels} channels do not divide into {} groups", config.norm_num_groups)
             })?;
         }

@@ -1,0 +1,143 @@
+//! What several tests need: the reference fixtures, and models with the weights that the fixtures were made with.
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses a part")]
+
+use ballast_model::tokenizer::{Padding, Tokenizer};
+use ballast_model::{StableDiffusion, cpu_device, tensor};
+use burn::tensor::Tensor;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub fn fixture_path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// The numbers of one reference pipeline.
+pub struct Reference {
+    pub json: Value,
+    tensors: Vec<u8>,
+}
+
+impl Reference {
+    pub fn load(name: &str) -> Self {
+        let json = std::fs::read(fixture_path(&format!("parity_{name}.json"))).unwrap();
+        let tensors = std::fs::read(fixture_path(&format!("parity_{name}.safetensors"))).unwrap();
+        Self { json: serde_json::from_slice(&json).unwrap(), tensors }
+    }
+
+    /// Shape and values of a stored tensor.
+    pub fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let file = SafeTensors::deserialize(&self.tensors).unwrap();
+        let view = file.tensor(name).unwrap_or_else(|_| panic!("no {name} in the fixture"));
+        let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        (view.shape().to_vec(), values)
+    }
+
+    pub fn padding(&self) -> Padding {
+        if self.json["pad"] == "!" { Padding::ExclamationMark } else { Padding::EndOfText }
+    }
+
+    /// Names and shapes of a component's parameters.
+    pub fn params(&self, component: &str) -> BTreeMap<String, Vec<usize>> {
+        serde_json::from_value(self.json["params"][component].clone()).unwrap()
+    }
+
+    /// Writes the pipeline as a diffusers folder; `rename` gives the key to write for component and key.
+    pub fn write_folder(&self, dir: &Path, rename: impl Fn(&str, &str) -> String) {
+        let json = |path: &str, value: &Value| {
+            std::fs::create_dir_all(dir.join(path).parent().unwrap()).unwrap();
+            std::fs::write(dir.join(path), serde_json::to_vec(value).unwrap()).unwrap();
+        };
+        let config = &self.json["config"];
+        json("model_index.json", &serde_json::json!({"_class_name": "StableDiffusionPipeline"}));
+        json("scheduler/scheduler_config.json", &config["scheduler"]);
+        for (component, file) in [
+            ("text_encoder", "model.safetensors"),
+            ("vae", "diffusion_pytorch_model.safetensors"),
+            ("unet", "diffusion_pytorch_model.safetensors"),
+        ] {
+            json(&format!("{component}/config.json"), &config[component]);
+            let params: Vec<_> = self
+                .params(component)
+                .into_iter()
+                .map(|(key, shape)| (rename(component, &key), weight_bytes(component, &key, &shape), shape))
+                .collect();
+            let views = params
+                .iter()
+                .map(|(key, bytes, shape)| (key, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+            std::fs::write(dir.join(component).join(file), safetensors::serialize(views, None).unwrap()).unwrap();
+        }
+        std::fs::create_dir_all(dir.join("tokenizer")).unwrap();
+        let merges = self.json["merges"].as_u64().unwrap() as usize;
+        for (name, bytes) in Tokenizer::clip(merges, self.padding()).files() {
+            std::fs::write(dir.join("tokenizer").join(name), bytes).unwrap();
+        }
+    }
+
+    /// The pipeline itself.
+    pub fn model(&self) -> StableDiffusion {
+        let folder = tempfile::tempdir().unwrap();
+        self.write_folder(folder.path(), |_, key| key.to_owned());
+        StableDiffusion::load(folder.path(), &cpu_device()).unwrap()
+    }
+
+    pub fn token_ids(&self) -> Vec<Vec<i32>> {
+        serde_json::from_value(self.json["token_ids"].clone()).unwrap()
+    }
+
+    pub fn prompts(&self) -> Vec<String> {
+        serde_json::from_value(self.json["prompts"].clone()).unwrap()
+    }
+
+    /// Compares with a stored tensor: no element may be off by more than `tolerance` times the largest.
+    pub fn assert_close<const D: usize>(&self, name: &str, actual: Tensor<D>, tolerance: f32) {
+        let (shape, expected) = self.tensor(name);
+        assert_eq!(actual.dims().to_vec(), shape, "{name}");
+        let actual: Vec<f32> = actual.without_autodiff().try_into_vec_as().unwrap();
+        let peak = expected.iter().fold(0.0f32, |peak, v| peak.max(v.abs()));
+        let worst = expected.iter().zip(&actual).map(|(e, a)| (e - a).abs()).fold(0.0f32, f32::max);
+        assert!(worst <= tolerance * peak, "{name}: off by {worst:e} of {peak:e}, {:e} relative", worst / peak);
+        println!("{name}: {:e}", worst / peak);
+    }
+}
+
+fn weight_bytes(component: &str, key: &str, shape: &[usize]) -> Vec<u8> {
+    weight(&format!("{component}.{key}"), shape).into_iter().flat_map(f32::to_le_bytes).collect()
+}
+
+/// `weight` of make_parity.py.
+fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
+    let values = draw(name, shape.iter().product());
+    let fan_in: usize = shape[1..].iter().product();
+    let scaled = |scale: f32| values.iter().map(|v| v * scale).collect();
+    if name.ends_with(".bias") {
+        scaled(0.05)
+    } else if name.contains("token_embedding") {
+        scaled(0.3)
+    } else if name.contains("position_embedding") {
+        scaled(0.1)
+    } else if shape.len() == 1 {
+        values.iter().map(|v| v * 0.1 + 1.0).collect()
+    } else {
+        scaled((0.9 / (fan_in as f64).sqrt()) as f32)
+    }
+}
+
+/// `draw` of make_parity.py: splitmix64 over an FNV-1a hash of the name.
+pub fn draw(name: &str, count: usize) -> Vec<f32> {
+    let start = name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
+    let one = |i: u64| {
+        let mut z = start.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        ((z >> 40) as f32 * 2f32.powi(-23) - 1.0) * 1.732_050_8
+    };
+    (1..=count as u64).map(one).collect()
+}
+
+/// An input of make_parity.py.
+pub fn input<const D: usize>(name: &str, shape: [usize; D]) -> Tensor<D> {
+    tensor(draw(&format!("in.{name}"), shape.iter().product()), shape, &cpu_device())
+}
