@@ -1,4 +1,59 @@
-//! x
-pub mod collective;
-pub mod images;
-pub mod optimizer;
+//! A worker: joins a coordinator, loads pictures, trains the model on its device, and adds up gradients with its peers.
+//!
+//! Start at [`run`]. `session.rs` talks to the coordinator, `device_thread.rs` owns the model and does what it is told in
+//! order, `trainer.rs` is the arithmetic of a step, `collective/` the sum over workers, `save/` what is left on disk.
+
+mod collective;
+mod connect;
+mod device_thread;
+mod draws;
+mod error;
+mod hash;
+mod images;
+mod latents;
+mod optimizer;
+mod plan;
+mod prefetch;
+mod resume;
+mod samples;
+mod save;
+mod session;
+mod trainer;
+mod weights;
+
+use std::net::SocketAddr;
+
+pub use connect::StreamError;
+pub use error::WorkerError;
+pub use save::SaveError;
+pub use session::run;
+
+/// How a worker is started. Everything about the training itself comes from the coordinator.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// Where the coordinator listens: `http://127.0.0.1:4600`.
+    pub coordinator_url: String,
+    /// What to compute on: `cpu` or `cuda:N`.
+    pub device: String,
+    /// Where the other workers reach this one's collective; port 0 takes any free one.
+    pub collective_listen: SocketAddr,
+    /// Threads for pictures and, on the CPU, for the model. None: one per core.
+    pub threads: Option<usize>,
+}
+
+/// How a worker ended, when nothing went wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WorkerOutcome {
+    /// The coordinator has said that the run is over.
+    Finished {
+        /// In its words.
+        reason: String,
+    },
+    /// It was asked to stop.
+    Stopped,
+}
+
+/// Returns how many CUDA devices this build can use on this machine: without the `cuda` feature none.
+pub fn cuda_device_count() -> u32 {
+    0
+}

@@ -13,14 +13,14 @@ use rayon::prelude::*;
 const CHUNK: usize = 1 << 16;
 
 /// Returns the L2 norm of a gradient, in `f64` and in a fixed order.
-pub fn global_norm(gradient: &[f32]) -> f64 {
+pub(crate) fn global_norm(gradient: &[f32]) -> f64 {
     let of_chunk = |chunk: &[f32]| chunk.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>();
     let chunks: Vec<f64> = gradient.par_chunks(CHUNK).map(of_chunk).collect();
     chunks.into_iter().sum::<f64>().sqrt()
 }
 
 /// Brings the gradient's norm down to `norm_max`, as `torch.nn.utils.clip_grad_norm_` does; 0 turns it off.
-pub fn clip_by_norm(gradient: &mut [f32], norm: f64, norm_max: f64) {
+pub(crate) fn clip_by_norm(gradient: &mut [f32], norm: f64, norm_max: f64) {
     // PyTorch's guard against a norm of 0.
     let factor = norm_max / (norm + 1e-6);
     if norm_max > 0.0 && factor < 1.0 {
@@ -31,21 +31,21 @@ pub fn clip_by_norm(gradient: &mut [f32], norm: f64, norm_max: f64) {
 
 /// A part of the flat buffer that shares a learning rate.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Group {
+pub(crate) struct Group {
     /// Elements of the flat buffer.
-    pub range: Range<usize>,
+    pub(crate) range: Range<usize>,
     /// Learning rate of this step.
-    pub lr: f64,
+    pub(crate) lr: f64,
 }
 
 /// AdamW (arXiv:1711.05101), with the formula of `torch.optim.AdamW`: decoupled decay, bias correction, ε outside the root.
 #[derive(Debug, Clone, PartialEq)]
-pub struct AdamW {
+pub(crate) struct AdamW {
     settings: Settings,
     /// Running mean of the gradient.
-    pub exp_avg: Vec<f32>,
+    pub(crate) exp_avg: Vec<f32>,
     /// Running mean of the squared gradient.
-    pub exp_avg_sq: Vec<f32>,
+    pub(crate) exp_avg_sq: Vec<f32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,7 +58,7 @@ struct Settings {
 
 impl AdamW {
     /// Starts an optimizer for `elements` parameters.
-    pub fn new(config: &OptimizerConfig, elements: usize) -> Self {
+    pub(crate) fn new(config: &OptimizerConfig, elements: usize) -> Self {
         let OptimizerConfig { beta1, beta2, eps, weight_decay, .. } = *config;
         let settings = Settings { beta1, beta2, eps, weight_decay };
         Self { settings, exp_avg: vec![0.0; elements], exp_avg_sq: vec![0.0; elements] }
@@ -68,7 +68,7 @@ impl AdamW {
     ///
     /// # Panics
     /// When the buffers differ in length or a group lies outside them.
-    pub fn step(&mut self, params: &mut [f32], gradient: &[f32], step: u64, groups: &[Group]) {
+    pub(crate) fn step(&mut self, params: &mut [f32], gradient: &[f32], step: u64, groups: &[Group]) {
         assert!(params.len() == self.exp_avg.len() && gradient.len() == params.len(), "all buffers have one layout");
         for Group { range, lr } in groups {
             let factors = Factors::new(self.settings, step, *lr);

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// Why a reduction did not end with a sum.
 #[derive(Debug, Error)]
-pub enum CollectiveError {
+pub(crate) enum CollectiveError {
     /// The generation has ended; nothing is wrong with this worker or its peers.
     #[error("the reduction was cancelled")]
     Cancelled,
@@ -51,7 +51,7 @@ pub enum CollectiveError {
 
 /// What went wrong on one connection.
 #[derive(Debug, Error)]
-pub enum LinkError {
+pub(crate) enum LinkError {
     /// Nothing moved for too long.
     #[error("no progress for {limit:?}")]
     Silent {

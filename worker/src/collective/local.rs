@@ -5,7 +5,7 @@ use super::{Collective, CollectiveError, Reduction};
 
 /// Adds up the slots of a worker that owns all of them.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Local;
+pub(crate) struct Local;
 
 impl Collective for Local {
     fn all_reduce(&mut self, reduction: Reduction<'_>, own: Vec<Partial>) -> Result<Vec<f32>, CollectiveError> {

@@ -29,7 +29,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Where peers reach this worker's collectives, for all generations.
 #[derive(Debug)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     address: SocketAddr,
     room: Arc<Room>,
     _accepting: DropGuard,
@@ -40,7 +40,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// When the address cannot be listened at.
-    pub async fn bind(address: SocketAddr) -> std::io::Result<Self> {
+    pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let room = Arc::new(Room::default());
@@ -50,7 +50,7 @@ impl Endpoint {
     }
 
     /// Returns the address with the port that was taken.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 

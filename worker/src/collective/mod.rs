@@ -8,7 +8,7 @@ mod frame;
 mod local;
 mod mesh;
 mod tcp;
-pub mod tree;
+pub(crate) mod tree;
 
 #[cfg(test)]
 mod conformance;
@@ -18,26 +18,26 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-pub use error::{CollectiveError, LinkError};
-pub use local::Local;
-pub use mesh::Endpoint;
-pub use tcp::Tcp;
+pub(crate) use error::{CollectiveError, LinkError};
+pub(crate) use local::Local;
+pub(crate) use mesh::Endpoint;
+pub(crate) use tcp::Tcp;
 
 use tree::Partial;
 
 /// Which slots a reduction adds up, and whose they are.
 #[derive(Debug, Clone, Copy)]
-pub struct Reduction<'a> {
+pub(crate) struct Reduction<'a> {
     /// Step the gradients belong to.
-    pub step: u64,
+    pub(crate) step: u64,
     /// Owner of each filled slot, by slot number.
-    pub slot_ranks: &'a [u32],
+    pub(crate) slot_ranks: &'a [u32],
     /// Length of the flat gradient.
-    pub elements: usize,
+    pub(crate) elements: usize,
 }
 
 /// Adds up slot gradients along the slot tree.
-pub trait Collective: Send {
+pub(crate) trait Collective: Send {
     /// Returns the sum over all filled slots, the same bits on every rank. Blocks until then, until a peer breaks, or
     /// until the generation is cancelled.
     ///
@@ -50,40 +50,40 @@ pub trait Collective: Send {
 
 /// The members of a generation, as a worker sees them.
 #[derive(Debug, Clone)]
-pub struct GroupConfig {
+pub(crate) struct GroupConfig {
     /// Name of the run; a peer of another run is refused.
-    pub run_id: String,
+    pub(crate) run_id: String,
     /// Number of the worker set.
-    pub generation: u64,
+    pub(crate) generation: u64,
     /// This worker's rank.
-    pub rank: u32,
+    pub(crate) rank: u32,
     /// Where each rank's [`Endpoint`] listens.
-    pub addresses: Vec<String>,
+    pub(crate) addresses: Vec<String>,
     /// How long each wait may take.
-    pub limits: Limits,
+    pub(crate) limits: Limits,
 }
 
 /// How long a worker waits for its peers.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// To connect, and for each block once all ranks take part in a reduction.
-    pub link: Duration,
+    pub(crate) link: Duration,
     /// For the slowest rank to finish computing its slots. Far longer: a peer that is merely slow (kernels compiled on
     /// first use, a laptop among servers) must not be taken for dead. Dead processes close their connections, dead hosts
     /// fail the keep-alive, and the coordinator's leases find the rest.
-    pub straggler: Duration,
+    pub(crate) straggler: Duration,
 }
 
 impl Limits {
     /// Derives the limits from the run's collective timeout.
-    pub fn new(collective_timeout: Duration) -> Self {
+    pub(crate) fn new(collective_timeout: Duration) -> Self {
         Self { link: collective_timeout, straggler: Duration::from_secs(30 * 60).max(collective_timeout) }
     }
 }
 
 /// Forms the collective of a generation: [`Local`] for one worker, [`Tcp`] for more. Connecting goes on in the
 /// background.
-pub fn form(
+pub(crate) fn form(
     endpoint: &Endpoint,
     group: GroupConfig,
     runtime: &Handle,

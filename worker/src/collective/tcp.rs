@@ -29,7 +29,7 @@ const BLOCKS_AHEAD: usize = 4;
 
 /// The members of one generation, connected with each other.
 #[derive(Debug)]
-pub struct Tcp {
+pub(crate) struct Tcp {
     group: Arc<GroupConfig>,
     runtime: Handle,
     cancel: CancellationToken,
@@ -46,7 +46,7 @@ enum Links {
 
 impl Tcp {
     /// Begins to connect to the peers of a generation.
-    pub fn form(endpoint: &Endpoint, group: GroupConfig, runtime: &Handle, cancel: CancellationToken) -> Self {
+    pub(crate) fn form(endpoint: &Endpoint, group: GroupConfig, runtime: &Handle, cancel: CancellationToken) -> Self {
         let room = endpoint.room();
         let cancel = cancel.child_token();
         let connecting = {

@@ -7,21 +7,21 @@
 
 /// A place in the tree: the slots `index·2^level .. (index+1)·2^level`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Node {
+pub(crate) struct Node {
     /// Height above the slots: 0 is a single slot.
-    pub level: u32,
+    pub(crate) level: u32,
     /// Number among the nodes of this level, from the left.
-    pub index: u32,
+    pub(crate) index: u32,
 }
 
 impl Node {
     /// Returns the leaf of a slot.
-    pub const fn leaf(slot: u32) -> Self {
+    pub(crate) const fn leaf(slot: u32) -> Self {
         Self { level: 0, index: slot }
     }
 
     /// First slot the node covers.
-    pub const fn first_slot(self) -> u32 {
+    pub(crate) const fn first_slot(self) -> u32 {
         self.index << self.level
     }
 
@@ -38,18 +38,18 @@ impl Node {
 
 /// The sum of a subtree's slots.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Partial<T = Vec<f32>> {
+pub(crate) struct Partial<T = Vec<f32>> {
     /// Which subtree.
-    pub node: Node,
+    pub(crate) node: Node,
     /// Its sum.
-    pub sum: T,
+    pub(crate) sum: T,
 }
 
 /// Adds up slots as they are computed and keeps only the largest complete subtrees.
 ///
 /// Slots come in ascending order. At most `2·log2(slots)` sums are alive at once, however many slots a rank owns.
 #[derive(Debug)]
-pub struct SlotSums<T = Vec<f32>> {
+pub(crate) struct SlotSums<T = Vec<f32>> {
     parts: Vec<Partial<T>>,
 }
 
@@ -64,7 +64,7 @@ impl<T> SlotSums<T> {
     ///
     /// # Panics
     /// When the subtree overlaps an earlier one or lies left of it.
-    pub fn push(&mut self, node: Node, sum: T, mut add: impl FnMut(T, T) -> T) {
+    pub(crate) fn push(&mut self, node: Node, sum: T, mut add: impl FnMut(T, T) -> T) {
         if let Some(last) = self.parts.last() {
             assert!(last.node.end() <= node.first_slot(), "slots are added once each, in ascending order");
         }
@@ -77,7 +77,7 @@ impl<T> SlotSums<T> {
     }
 
     /// Returns the largest complete subtrees, by slot.
-    pub fn into_parts(self) -> Vec<Partial<T>> {
+    pub(crate) fn into_parts(self) -> Vec<Partial<T>> {
         self.parts
     }
 
@@ -89,7 +89,7 @@ impl<T> SlotSums<T> {
     ///
     /// # Panics
     /// When a slot is missing in between.
-    pub fn into_total(mut self, mut add: impl FnMut(T, T) -> T) -> Option<T> {
+    pub(crate) fn into_total(mut self, mut add: impl FnMut(T, T) -> T) -> Option<T> {
         let mut covered = 0;
         for part in &self.parts {
             assert_eq!(part.node.first_slot(), covered, "the slots are complete from 0 on");
@@ -106,7 +106,7 @@ impl<T> SlotSums<T> {
 /// Returns the subtrees whose sums a rank sends: the largest complete ones among its slots.
 ///
 /// `slot_ranks` names the owner of each filled slot.
-pub fn subtrees_of_rank(slot_ranks: &[u32], rank: u32) -> Vec<Node> {
+pub(crate) fn subtrees_of_rank(slot_ranks: &[u32], rank: u32) -> Vec<Node> {
     let mut sums = SlotSums::default();
     for slot in (0..slot_ranks.len()).filter(|slot| slot_ranks[*slot] == rank) {
         sums.push(Node::leaf(slot as u32), (), |(), ()| ());
@@ -118,7 +118,7 @@ pub fn subtrees_of_rank(slot_ranks: &[u32], rank: u32) -> Vec<Node> {
 ///
 /// # Panics
 /// When the lengths differ.
-pub fn add(mut left: Vec<f32>, right: Vec<f32>) -> Vec<f32> {
+pub(crate) fn add(mut left: Vec<f32>, right: Vec<f32>) -> Vec<f32> {
     assert_eq!(left.len(), right.len(), "gradients of one model have one length");
     for (left, right) in left.iter_mut().zip(right) {
         *left += right;

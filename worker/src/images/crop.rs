@@ -4,26 +4,26 @@ use ballast_common::rng::KeyedRng;
 
 /// A rectangle in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rect {
+pub(crate) struct Rect {
     /// First column.
-    pub left: u32,
+    pub(crate) left: u32,
     /// First row.
-    pub top: u32,
+    pub(crate) top: u32,
     /// Columns.
-    pub width: u32,
+    pub(crate) width: u32,
     /// Rows.
-    pub height: u32,
+    pub(crate) height: u32,
 }
 
 /// The random part of a crop, drawn before the size of the picture is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CropDraw {
+pub(crate) struct CropDraw {
     /// Most that is cut off each side, as a fraction of the shorter side.
-    pub jitter_max: f64,
+    pub(crate) jitter_max: f64,
     /// How much of that is cut off left, top, right and bottom, each in `0..1`.
-    pub sides: [f64; 4],
+    pub(crate) sides: [f64; 4],
     /// Where the crop lies on the side that is too long, in `0..1`.
-    pub offset: f64,
+    pub(crate) offset: f64,
 }
 
 impl CropDraw {
@@ -31,7 +31,7 @@ impl CropDraw {
     ///
     /// Otherwise the crop's place is drawn from a triangular distribution: the middle is likeliest, the edges are seen at
     /// times.
-    pub fn draw(jitter_max: f64, rng: &mut KeyedRng) -> Option<Self> {
+    pub(crate) fn draw(jitter_max: f64, rng: &mut KeyedRng) -> Option<Self> {
         (jitter_max > 0.0).then(|| {
             let sides = [rng.uniform(), rng.uniform(), rng.uniform(), rng.uniform()];
             Self { jitter_max, sides, offset: rng.triangular() }
@@ -42,7 +42,7 @@ impl CropDraw {
 /// Returns the largest rectangle of the target's ratio, after the jitter has taken a little off each side.
 ///
 /// The jitter never takes so much that the picture would have to be enlarged.
-pub fn crop_rect(size: (u32, u32), target: (u32, u32), draw: Option<CropDraw>) -> Rect {
+pub(crate) fn crop_rect(size: (u32, u32), target: (u32, u32), draw: Option<CropDraw>) -> Rect {
     let inner = draw.map_or(Rect { left: 0, top: 0, width: size.0, height: size.1 }, |draw| jitter(size, target, draw));
     let (wide, high) = (u64::from(inner.width) * u64::from(target.1), u64::from(inner.height) * u64::from(target.0));
     let scaled = |length: u32, by: u32, of: u32| {

@@ -15,38 +15,39 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::RgbImage;
 use thiserror::Error;
 
-pub use crop::{CropDraw, Rect, crop_rect};
-pub use path::PathError;
+pub(crate) use crop::CropDraw;
+use crop::crop_rect;
+pub(crate) use path::PathError;
 
 /// Pixels of a bucket, 8 bits per channel: a quarter of the memory of floats while they wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Picture {
+pub(crate) struct Picture {
     /// In pixels.
-    pub width: u32,
+    pub(crate) width: u32,
     /// In pixels.
-    pub height: u32,
+    pub(crate) height: u32,
     /// `[height, width, 3]`.
-    pub rgb: Vec<u8>,
+    pub(crate) rgb: Vec<u8>,
 }
 
 /// What is to be made of which file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct PictureRequest {
+pub(crate) struct PictureRequest {
     /// Relative to the data root, with `/`.
-    pub path: String,
+    pub(crate) path: String,
     /// Width of the bucket in pixels.
-    pub width: u32,
+    pub(crate) width: u32,
     /// Height of the bucket in pixels.
-    pub height: u32,
+    pub(crate) height: u32,
     /// Where to crop; none: the centre.
-    pub crop: Option<CropDraw>,
+    pub(crate) crop: Option<CropDraw>,
     /// Whether the picture is mirrored left to right.
-    pub flip: bool,
+    pub(crate) flip: bool,
 }
 
 /// Why a picture cannot be used.
 #[derive(Debug, Error)]
-pub enum PictureError {
+pub(crate) enum PictureError {
     /// The path leaves the data root.
     #[error("the path is refused")]
     Path(#[from] PathError),
@@ -63,7 +64,7 @@ impl PictureRequest {
     ///
     /// # Errors
     /// When the path leaves the root, or the file is missing or no readable picture.
-    pub fn load(&self, root: &Path) -> Result<Picture, PictureError> {
+    pub(crate) fn load(&self, root: &Path) -> Result<Picture, PictureError> {
         let image = decode::decode(&path::resolve(root, &self.path)?)?;
         Ok(self.fit(image))
     }
@@ -104,7 +105,7 @@ fn mirror(rgb: &mut [u8], width: usize) {
 
 impl Picture {
     /// Returns the pixels as the autoencoder takes them: `[3, height, width]` in -1..=1.
-    pub fn to_chw(&self) -> Vec<f32> {
+    pub(crate) fn to_chw(&self) -> Vec<f32> {
         let scaled = |byte: &u8| f32::from(*byte) / 127.5 - 1.0;
         (0..3).flat_map(|channel| self.rgb[channel..].iter().step_by(3).map(scaled)).collect()
     }

@@ -7,7 +7,7 @@ use thiserror::Error;
 /// Why a path is refused.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("`{path}` is no path below the data root")]
-pub struct PathError {
+pub(crate) struct PathError {
     path: String,
 }
 

@@ -1,0 +1,311 @@
+//! One thread owns the model, the optimizer and the device. It takes commands in the order in which the coordinator sent
+//! them and answers on the session's stream; tokio only moves the messages.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ballast_common::config::{RunConfig, SavePrecision};
+use ballast_common::error_chain;
+use ballast_model::Device;
+use ballast_proto::v1;
+use ballast_proto::v1::session_request::Message;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{Span, info_span};
+
+use crate::collective::{Collective, CollectiveError, Reduction};
+use crate::error::WorkerError;
+use crate::hash::flat_hash;
+use crate::latents::{CachedPictures, Encoder};
+use crate::optimizer::global_norm;
+use crate::prefetch::Prefetch;
+use crate::samples;
+use crate::save::{save_checkpoint, save_final};
+use crate::trainer::{self, Trainer};
+
+/// What the device thread is told.
+pub(crate) enum Command {
+    Group(Group),
+    Plan(v1::Plan),
+    Commit(v1::Commit),
+    Abort(v1::Abort),
+    Save(v1::Save),
+    Sample(v1::Sample),
+}
+
+/// A generation that has begun.
+pub(crate) struct Group {
+    pub(crate) generation: u64,
+    pub(crate) rank: u32,
+    pub(crate) collective: Box<dyn Collective>,
+    /// Cancelled by the session as soon as the generation ends, while this thread may still be computing.
+    pub(crate) cancel: CancellationToken,
+}
+
+/// What the thread begins with.
+pub(crate) struct Start {
+    pub(crate) device: Device,
+    /// Threads that the model's operations may use.
+    pub(crate) threads: usize,
+    /// The checkpoint to go on from; none: the config's model.
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Where the coordinator stands.
+    pub(crate) next_step: u64,
+    pub(crate) cached: CachedPictures,
+}
+
+/// What the thread works with.
+pub(crate) struct Desk {
+    pub(crate) config: Arc<RunConfig>,
+    pub(crate) run_id: String,
+    pub(crate) pictures: Arc<Prefetch>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) answers: mpsc::Sender<v1::SessionRequest>,
+}
+
+/// A reduced step that waits for its commit.
+struct Pending {
+    plan: v1::Plan,
+    gradient: Vec<f32>,
+    norm: f64,
+    hash: String,
+    span: Span,
+    waiting: Span,
+}
+
+/// The thread's state between two commands.
+pub(crate) struct DeviceThread {
+    trainer: Trainer,
+    desk: Desk,
+    group: Option<Group>,
+    plans: VecDeque<v1::Plan>,
+    pending: Option<Pending>,
+}
+
+/// The session has gone; its own error says why.
+struct Closed;
+
+impl DeviceThread {
+    /// Starts the thread, which loads the model, says `Ready`, and works until the session closes its end.
+    ///
+    /// It is a thread of a pool of its own, so that every parallel operation of the model stays within the worker's share of
+    /// the machine.
+    pub(crate) fn spawn(start: Start, desk: Desk) -> oneshot::Receiver<Result<(), WorkerError>> {
+        let (ended, receiver) = oneshot::channel();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(start.threads).thread_name(|n| format!("device-{n}"));
+        let pool = pool.build().expect("the system has threads to spare");
+        let work = move || {
+            let work = AssertUnwindSafe(|| Self::load(start, desk)?.run());
+            let result = catch_unwind(work).unwrap_or_else(|panic| {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let message = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned();
+                Err(WorkerError::Panicked { message })
+            });
+            let _ = ended.send(result); // fails when the session did not wait for it
+        };
+        pool.spawn(work);
+        receiver
+    }
+
+    fn load(start: Start, desk: Desk) -> Result<Self, WorkerError> {
+        let Start { device, checkpoint, next_step, cached, .. } = start;
+        let encoder = Encoder::new(cached);
+        let trainer = trainer::load(&desk.config, checkpoint.as_deref(), encoder, &device)?;
+        if trainer.next_step() != next_step {
+            let problem = format!("it wants step {next_step} next, its checkpoint holds {} steps", trainer.next_step());
+            return Err(WorkerError::Protocol { problem });
+        }
+        tracing::info!(parameters = trainer.elements(), next_step, "model loaded");
+        Ok(Self { trainer, desk, group: None, plans: VecDeque::new(), pending: None })
+    }
+
+    fn run(mut self) -> Result<(), WorkerError> {
+        let ready = v1::Ready {
+            next_step: self.trainer.next_step(),
+            params_hash: self.trainer.params_hash(),
+            params_count: self.trainer.elements() as u64,
+        };
+        let _ = self.answer(Message::Ready(ready));
+        loop {
+            // Everything that has arrived comes first: it may say that the next step is not wanted any more.
+            let command = match self.desk.commands.try_recv() {
+                Ok(command) => Some(command),
+                Err(mpsc::error::TryRecvError::Disconnected) => None,
+                Err(mpsc::error::TryRecvError::Empty) => match self.next_plan() {
+                    Some(plan) => {
+                        self.step(plan)?;
+                        continue;
+                    }
+                    None => self.desk.commands.blocking_recv(),
+                },
+            };
+            let Some(command) = command else { return Ok(()) };
+            self.obey(command)?;
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> Result<(), WorkerError> {
+        match command {
+            Command::Group(group) => {
+                self.end_generation();
+                tracing::info!(generation = group.generation, rank = group.rank, "generation formed");
+                self.group = Some(group);
+            }
+            Command::Plan(plan) => self.plans.push_back(plan),
+            Command::Commit(commit) => self.commit(&commit)?,
+            Command::Abort(abort) if self.group.as_ref().is_some_and(|group| group.generation == abort.generation) => {
+                tracing::info!(generation = abort.generation, reason = abort.reason, "generation aborted");
+                self.end_generation();
+            }
+            Command::Abort(_) => {} // of a generation that has ended already
+            Command::Save(save) => self.save(&save)?,
+            Command::Sample(sample) => self.sample(&sample),
+        }
+        Ok(())
+    }
+
+    /// Drops what a generation has not committed, and its collective.
+    fn end_generation(&mut self) {
+        self.pending = None;
+        self.plans.clear();
+        self.group = None;
+    }
+
+    /// Returns the plan to compute now: the next step's, unless a reduced step still waits for its commit.
+    fn next_plan(&mut self) -> Option<v1::Plan> {
+        let group = self.group.as_ref()?;
+        if self.pending.is_some() {
+            return None;
+        }
+        let next_step = self.trainer.next_step();
+        self.plans.retain(|plan| plan.generation == group.generation && plan.step >= next_step);
+        self.plans.pop_front_if(|plan| plan.step == next_step)
+    }
+
+    /// Computes this worker's slots of a step, reduces the gradient with the peers and votes.
+    fn step(&mut self, plan: v1::Plan) -> Result<(), WorkerError> {
+        let group = self.group.as_mut().expect("plans are kept within a generation only");
+        let span =
+            info_span!("worker.step", rank = group.rank, step = plan.step as i64, generation = plan.generation as i64);
+        ballast_proto::set_parent(&span, &plan.traceparent);
+        let entered = span.enter();
+        let Some(computed) = self.trainer.compute(&plan, &self.desk.pictures, &group.cancel)? else {
+            return Ok(()); // the Abort that says why is on its way
+        };
+        let filled = &plan.slot_ranks[..plan.filled_slots as usize]; // plan.rs has checked it
+        let reduction = Reduction { step: plan.step, slot_ranks: filled, elements: self.trainer.elements() };
+        let reduced = info_span!("all_reduce").in_scope(|| group.collective.all_reduce(reduction, computed.parts));
+        let gradient = match reduced {
+            Ok(gradient) => gradient,
+            Err(error) => {
+                drop(entered);
+                self.collective_failed(&plan, &error);
+                return Ok(());
+            }
+        };
+        let norm = global_norm(&gradient);
+        let hash = flat_hash(&gradient);
+        let reduced = v1::Reduced {
+            generation: plan.generation,
+            step: plan.step,
+            gradient_hash: hash.clone(),
+            gradient_norm: norm,
+            losses: computed.losses,
+        };
+        let waiting = info_span!("commit");
+        drop(entered);
+        if self.answer(Message::Reduced(reduced)).is_ok() {
+            self.pending = Some(Pending { plan, gradient, norm, hash, span, waiting });
+        }
+        Ok(())
+    }
+
+    /// Reports a broken collective, unless it was cancelled: then the coordinator knows.
+    fn collective_failed(&mut self, plan: &v1::Plan, error: &CollectiveError) {
+        let is_over = self.group.as_ref().is_none_or(|group| group.cancel.is_cancelled());
+        if matches!(error, CollectiveError::Cancelled) || is_over {
+            return;
+        }
+        let reason = error_chain(error);
+        tracing::warn!(step = plan.step, generation = plan.generation, reason, "collective failed");
+        let (generation, step) = (plan.generation, plan.step);
+        let _ = self.answer(Message::CollectiveFailed(v1::CollectiveFailed { generation, step, reason }));
+    }
+
+    fn commit(&mut self, commit: &v1::Commit) -> Result<(), WorkerError> {
+        let Some(pending) = self.pending.take() else {
+            let problem = format!("it committed step {}, which this worker did not vote for", commit.step);
+            return Err(WorkerError::Protocol { problem });
+        };
+        let Pending { plan, gradient, norm, hash, span, waiting } = pending;
+        drop(waiting);
+        if (plan.generation, plan.step) != (commit.generation, commit.step) {
+            let problem = format!("it committed step {} instead of step {}", commit.step, plan.step);
+            return Err(WorkerError::Protocol { problem });
+        }
+        if hash != commit.gradient_hash {
+            let (step, committed) = (plan.step, commit.gradient_hash.clone());
+            return Err(WorkerError::CommitMismatch { step, committed, held: hash });
+        }
+        span.in_scope(|| info_span!("optimizer").in_scope(|| self.trainer.apply(gradient, norm, &plan)));
+        let _ = self.answer(Message::Applied(v1::Applied { generation: plan.generation, step: plan.step }));
+        Ok(())
+    }
+
+    fn save(&mut self, save: &v1::Save) -> Result<(), WorkerError> {
+        let next_step = self.trainer.next_step();
+        if save.next_step != next_step {
+            let problem =
+                format!("it wants the state after {} steps saved, this worker has made {next_step}", save.next_step);
+            return Err(WorkerError::Protocol { problem });
+        }
+        let _span = info_span!("checkpoint.save", step = next_step as i64).entered();
+        let params_hash = self.trainer.params_hash();
+        let paths = if save.write { self.write(save, &params_hash)? } else { Vec::new() };
+        let paths = paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        let _ = self.answer(Message::Saved(v1::Saved { kind: save.kind, next_step, params_hash, paths }));
+        Ok(())
+    }
+
+    fn write(&self, save: &v1::Save, params_hash: &str) -> Result<Vec<PathBuf>, WorkerError> {
+        let snapshot = self.trainer.snapshot(&self.desk.run_id, params_hash);
+        let run_folder = Path::new(&save.run_folder);
+        match save.kind() {
+            v1::save::Kind::Checkpoint => {
+                let run = serde_json::from_str(&save.run_state_json)
+                    .map_err(|error| WorkerError::Protocol { problem: format!("its run state is no JSON: {error}") })?;
+                Ok(vec![save_checkpoint(&snapshot, run_folder, run)?])
+            }
+            v1::save::Kind::Final => {
+                let precision = match self.desk.config.precision.save {
+                    SavePrecision::Fp32 => ballast_model::SavePrecision::Fp32,
+                    SavePrecision::Fp16 => ballast_model::SavePrecision::Fp16,
+                };
+                Ok(save_final(&snapshot, run_folder, precision)?.into())
+            }
+            v1::save::Kind::Unspecified => {
+                Err(WorkerError::Protocol { problem: "it does not say what to save".to_owned() })
+            }
+        }
+    }
+
+    fn sample(&mut self, sample: &v1::Sample) {
+        let folder = Path::new(&sample.folder);
+        let (paths, error) =
+            samples::draw(self.trainer.model(), &self.desk.config, sample.next_step, &sample.prompts, folder);
+        if let Some(error) = &error {
+            tracing::warn!(error, "a sample could not be drawn");
+        }
+        let paths = paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        let error = error.unwrap_or_default();
+        let _ = self.answer(Message::Sampled(v1::Sampled { next_step: sample.next_step, paths, error }));
+    }
+
+    /// Sends a message. Fails when the session has ended; the loop notices by itself.
+    fn answer(&self, message: Message) -> Result<(), Closed> {
+        let request = v1::SessionRequest { message: Some(message) };
+        self.desk.answers.blocking_send(request).map_err(|_| Closed)
+    }
+}

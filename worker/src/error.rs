@@ -1,0 +1,162 @@
+//! Why a worker ends without having been told to.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ballast_common::{checkpoint, config};
+use thiserror::Error;
+
+use crate::connect::StreamError;
+use crate::save::SaveError;
+
+/// Why a worker ends without having been told to.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// The collective's address cannot be used.
+    #[error("cannot listen for other workers at {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        #[source]
+        source: io::Error,
+    },
+    /// The coordinator's address is not one.
+    #[error("`{url}` is no address of a coordinator")]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The coordinator did not answer in time.
+    #[error("cannot reach the coordinator at {url}")]
+    Connect {
+        /// Its address.
+        url: String,
+        /// What the last attempt said.
+        #[source]
+        source: StreamError,
+    },
+    /// The connection broke before the run was over.
+    #[error("lost the coordinator at {url}")]
+    Lost {
+        /// Its address.
+        url: String,
+        /// What the connection said; none when it was closed without a word.
+        #[source]
+        source: Option<StreamError>,
+    },
+    /// The coordinator does not want this worker, or no longer.
+    #[error("the coordinator refused this worker: {reason}")]
+    Refused {
+        /// In its words.
+        reason: String,
+    },
+    /// The coordinator said something that does not belong here.
+    #[error("the coordinator broke the protocol: {problem}")]
+    Protocol {
+        /// What it did.
+        problem: String,
+    },
+    /// The coordinator's config cannot be used.
+    #[error("cannot use the coordinator's config")]
+    Config(#[from] config::ConfigError),
+    /// The device is not there.
+    #[error("cannot compute on `{device}`: {reason}")]
+    Device {
+        /// As it was asked for.
+        device: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The config trains neither the UNet nor the text encoder.
+    #[error("there is nothing to train: model.train_unet and model.train_text_encoder are both false")]
+    NothingToTrain,
+    /// The model cannot be read.
+    #[error("cannot load the model from {path}")]
+    Model {
+        /// The model folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ballast_model::CheckpointError,
+    },
+    /// A checkpoint's files are not what was written.
+    #[error("cannot resume from the checkpoint {path}")]
+    Checkpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: checkpoint::CheckpointError,
+    },
+    /// A checkpoint's files are as they were written and do not fit this run.
+    #[error("the checkpoint {path} does not fit: {problem}")]
+    CheckpointContent {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        problem: String,
+    },
+    /// The model produced infinity or no number.
+    #[error("the {what} of step {step}, slot {slot} is not finite; its pictures: {}", paths.join(", "))]
+    NonFinite {
+        /// Loss or gradient.
+        what: &'static str,
+        /// The step.
+        step: u64,
+        /// The slot.
+        slot: u32,
+        /// Pictures of the micro-batch.
+        paths: Vec<String>,
+    },
+    /// The committed gradient is not the one that this worker holds.
+    #[error("step {step} was committed with gradient {committed}, this worker holds {held}")]
+    CommitMismatch {
+        /// The step.
+        step: u64,
+        /// Hash in the commit.
+        committed: String,
+        /// Hash of what was reduced here.
+        held: String,
+    },
+    /// A checkpoint or the final model cannot be written.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// The thread that owns the device died: a bug, or the device ran out of memory.
+    #[error("the device thread panicked: {message}")]
+    Panicked {
+        /// The panic's words.
+        message: String,
+    },
+}
+
+impl WorkerError {
+    /// Returns what the user can do about it, where known.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Connect { .. } => "check that the coordinator runs and that this host may connect to it",
+            Self::Lost { .. } => {
+                "look at the coordinator's own messages; the run goes on from its last checkpoint with --resume"
+            }
+            Self::Listen { .. } => "choose a free port, and an address of this machine",
+            Self::Url { .. } => "write http://HOST:PORT, as the coordinator prints it",
+            Self::Device { .. } => "use --device cpu, or a build with the `cuda` feature",
+            Self::NothingToTrain => "set one of them to true",
+            Self::Model { .. } => "the model has to lie at the same path on every worker's host",
+            Self::Checkpoint { .. } => "delete the damaged checkpoint; --resume then takes the one before it",
+            Self::NonFinite { .. } => "lower optimizer.lr, or look at these pictures and their loss_scale.txt",
+            Self::Config(error) => return error.hint(),
+            Self::Save(error) => return error.hint(),
+            Self::Refused { .. }
+            | Self::Protocol { .. }
+            | Self::CheckpointContent { .. }
+            | Self::CommitMismatch { .. }
+            | Self::Panicked { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
+}

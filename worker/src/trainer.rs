@@ -1,0 +1,296 @@
+//! The model and its optimizer: from a plan to slot gradients, from a reduced gradient to new parameters.
+//!
+//! The trained parameters exist twice: as tensors in the model, and as one flat buffer on the host that the optimizer moves.
+//! Whoever needs them in a fixed order (hash, reduction, checkpoint) takes the flat ones.
+
+use std::path::Path;
+
+use ballast_common::config::RunConfig;
+use ballast_common::rng::Streams;
+use ballast_model::objective::weighted_loss;
+use ballast_model::{Device, FlatLayout, MicroBatch, ParamGroup, StableDiffusion, Trainable, tensor};
+use ballast_proto::v1;
+use burn::module::Module;
+use burn::tensor::Tensor;
+use tokio_util::sync::CancellationToken;
+use tracing::info_span;
+
+use crate::collective::tree::{Node, Partial, SlotSums, add};
+use crate::draws::Key;
+use crate::error::WorkerError;
+use crate::hash::flat_hash;
+use crate::images::PictureRequest;
+use crate::latents::Encoder;
+use crate::optimizer::{AdamW, Group, clip_by_norm};
+use crate::prefetch::{Loaded, Prefetch, Ticket};
+use crate::save::Snapshot;
+use crate::weights::min_snr_weight;
+
+/// A worker's share of a step.
+#[derive(Debug)]
+pub(crate) struct Computed {
+    /// Sums over the largest complete subtrees of the worker's slots.
+    pub(crate) parts: Vec<Partial>,
+    /// Of the worker's slots, in the order of the plan.
+    pub(crate) losses: Vec<v1::OccurrenceLoss>,
+}
+
+/// Trains one model on one device.
+pub(crate) struct Trainer {
+    config: RunConfig,
+    streams: Streams,
+    device: Device,
+    /// Shares its tensors with `trainable`, without autodiff.
+    model: StableDiffusion,
+    trainable: Trainable,
+    params: Vec<f32>,
+    optimizer: AdamW,
+    encoder: Encoder,
+    next_step: u64,
+}
+
+impl Trainer {
+    /// Puts a loaded model under training.
+    ///
+    /// # Errors
+    /// When the config trains no part of it.
+    pub(crate) fn new(config: &RunConfig, model: StableDiffusion, encoder: Encoder) -> Result<Self, WorkerError> {
+        if !config.model.train_unet && !config.model.train_text_encoder {
+            return Err(WorkerError::NothingToTrain);
+        }
+        let trainable = Trainable::new(model.unet.clone(), model.text_encoder.clone(), config.model.train_text_encoder);
+        let params = trainable.params();
+        Ok(Self {
+            streams: Streams::new(config.run.seed),
+            device: model.device(),
+            optimizer: AdamW::new(&config.optimizer, params.len()),
+            encoder,
+            config: config.clone(),
+            model,
+            trainable,
+            params,
+            next_step: 0,
+        })
+    }
+
+    /// Takes up the state of a checkpoint whose model was loaded already.
+    pub(crate) fn restore(
+        &mut self,
+        next_step: u64,
+        read: impl FnOnce(&FlatLayout, &mut AdamW) -> Result<(), WorkerError>,
+    ) -> Result<(), WorkerError> {
+        self.next_step = next_step;
+        read(self.trainable.layout(), &mut self.optimizer)
+    }
+
+    /// Steps that the parameters have made, hence the next one to compute.
+    pub(crate) fn next_step(&self) -> u64 {
+        self.next_step
+    }
+
+    /// Hash of the trained parameters, equal on all workers.
+    pub(crate) fn params_hash(&self) -> String {
+        flat_hash(&self.params)
+    }
+
+    /// Elements of the flat buffers.
+    pub(crate) fn elements(&self) -> usize {
+        self.params.len()
+    }
+
+    /// The model as it stands.
+    pub(crate) fn model(&self) -> &StableDiffusion {
+        &self.model
+    }
+
+    /// What a checkpoint holds.
+    pub(crate) fn snapshot<'a>(&'a self, run_id: &'a str, params_hash: &'a str) -> Snapshot<'a> {
+        Snapshot {
+            run_id,
+            next_step: self.next_step,
+            params_hash,
+            model: &self.model,
+            layout: self.trainable.layout(),
+            optimizer: &self.optimizer,
+        }
+    }
+
+    /// Computes the plan's slots. None when the generation ended meanwhile.
+    pub(crate) fn compute(
+        &mut self,
+        plan: &v1::Plan,
+        pictures: &Prefetch,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Computed>, WorkerError> {
+        let mut sums = SlotSums::default();
+        let mut losses = Vec::new();
+        for micro_batch in &plan.micro_batches {
+            if cancel.is_cancelled() {
+                return Ok(None);
+            }
+            let Some(loaded) = self.wait_for_pictures(plan, micro_batch, pictures) else { return Ok(None) };
+            let slot = micro_batch.slot;
+            let (batch, mut slot_losses) =
+                info_span!("encode", slot).in_scope(|| self.encode(plan.epoch, micro_batch, loaded));
+            let gradient =
+                info_span!("forward_backward", slot).in_scope(|| self.forward_backward(batch, &mut slot_losses));
+            let gradient = gradient.map_err(|what| WorkerError::NonFinite {
+                what,
+                step: plan.step,
+                slot,
+                paths: micro_batch.occurrences.iter().map(|occurrence| occurrence.path.clone()).collect(),
+            })?;
+            sums.push(Node::leaf(slot), gradient, add);
+            losses.extend(slot_losses);
+        }
+        Ok(Some(Computed { parts: sums.into_parts(), losses }))
+    }
+
+    fn wait_for_pictures(
+        &self,
+        plan: &v1::Plan,
+        micro_batch: &v1::MicroBatch,
+        pictures: &Prefetch,
+    ) -> Option<Vec<(PictureRequest, Loaded)>> {
+        let slot = micro_batch.slot;
+        let _waiting = info_span!("data.wait", slot).entered();
+        let ticket = |index| Ticket { generation: plan.generation, step: plan.step, slot, index };
+        (0..micro_batch.occurrences.len()).map(|index| pictures.take(ticket(index))).collect()
+    }
+
+    /// Makes the model's input of a slot, padded to the size of a micro-batch, and the losses as far as they are known.
+    fn encode(
+        &mut self,
+        epoch: u64,
+        micro_batch: &v1::MicroBatch,
+        loaded: Vec<(PictureRequest, Loaded)>,
+    ) -> (MicroBatch, Vec<v1::OccurrenceLoss>) {
+        let factor = self.model.vae.factor();
+        let channels = self.model.vae.latent_channels();
+        let (height, width) = (micro_batch.height as usize / factor, micro_batch.width as usize / factor);
+        let plane = height * width;
+        let shape = [1, channels, height, width];
+        let size = self.config.step.micro_batch_size as usize;
+        let num_train_timesteps = self.model.noise_scheduler.num_train_timesteps();
+        let (mut latents, mut noise, mut timesteps, mut token_ids, mut weights) =
+            (vec![], vec![], vec![], vec![], vec![]);
+        let mut losses = Vec::new();
+        for (occurrence, (request, loaded)) in micro_batch.occurrences.iter().zip(loaded) {
+            let key = Key { streams: &self.streams, epoch, occurrence };
+            let timestep = key.timestep(&self.config.objective, num_train_timesteps);
+            let (posterior, skipped) = match loaded {
+                Loaded::Picture(picture) => {
+                    (Some(self.encoder.encode(&self.model.vae, &self.device, &request, &picture)), String::new())
+                }
+                Loaded::Cached => (Some(self.encoder.recall(&request)), String::new()),
+                Loaded::Skipped(reason) => (None, reason),
+            };
+            let weight = if posterior.is_some() { self.weight(occurrence.loss_scale, timestep) } else { 0.0 };
+            latents.push(match posterior {
+                Some(posterior) => posterior.sample(tensor(key.posterior_noise(channels * plane), shape, &self.device)),
+                None => Tensor::zeros(shape, &self.device),
+            });
+            noise.extend(key.noise(channels, plane, self.config.objective.offset_noise));
+            timesteps.push(timestep);
+            token_ids.push(self.model.tokenizer.encode(key.caption()));
+            weights.push(weight as f32);
+            let position = occurrence.position;
+            losses.push(v1::OccurrenceLoss { position, loss: 0.0, weight, timestep, skipped });
+        }
+        let padding = size.saturating_sub(losses.len());
+        latents.extend((0..padding).map(|_| Tensor::zeros(shape, &self.device)));
+        noise.resize(size * channels * plane, 0.0);
+        timesteps.resize(size, 0);
+        token_ids.resize_with(size, || self.model.tokenizer.encode(""));
+        weights.resize(size, 0.0);
+        let noise = tensor(noise, [size, channels, height, width], &self.device);
+        (MicroBatch { latents: Tensor::cat(latents, 0), noise, timesteps, token_ids, weights }, losses)
+    }
+
+    fn weight(&self, loss_scale: f64, timestep: u32) -> f64 {
+        let scheduler = &self.model.noise_scheduler;
+        let gamma = self.config.objective.min_snr_gamma;
+        loss_scale * min_snr_weight(scheduler.snr(timestep), gamma, scheduler.prediction_type())
+    }
+
+    /// Returns the slot's gradient and fills in its losses; the error names what was not finite.
+    fn forward_backward(&self, batch: MicroBatch, losses: &mut [v1::OccurrenceLoss]) -> Result<Vec<f32>, &'static str> {
+        let Trainable { unet, text_encoder, .. } = &self.trainable;
+        let normaliser = self.config.step.global_batch_size() as f32;
+        let loss = weighted_loss(unet, text_encoder, &self.model.noise_scheduler, batch, normaliser);
+        let per_sample: Vec<f32> = loss.per_sample.into_data().try_to_vec().expect("losses are f32");
+        for (to, from) in losses.iter_mut().zip(&per_sample).filter(|(to, _)| to.skipped.is_empty()) {
+            to.loss = *from;
+        }
+        if !per_sample.iter().all(|loss| loss.is_finite()) {
+            return Err("loss");
+        }
+        let mut gradient = self.trainable.gradient(loss.scalar);
+        if !self.config.model.train_unet {
+            let range = self.group_range(ParamGroup::Unet);
+            gradient[range].fill(0.0);
+        }
+        if gradient.iter().all(|value| value.is_finite()) { Ok(gradient) } else { Err("gradient") }
+    }
+
+    /// Clips the reduced gradient, moves the parameters and counts the step.
+    pub(crate) fn apply(&mut self, mut gradient: Vec<f32>, norm: f64, plan: &v1::Plan) {
+        clip_by_norm(&mut gradient, norm, self.config.optimizer.max_grad_norm);
+        let mut groups = Vec::new();
+        if self.config.model.train_unet {
+            groups.push(Group { range: self.group_range(ParamGroup::Unet), lr: plan.unet_lr });
+        }
+        if self.config.model.train_text_encoder {
+            groups.push(Group { range: self.group_range(ParamGroup::TextEncoder), lr: plan.text_encoder_lr });
+        }
+        self.optimizer.step(&mut self.params, &gradient, self.next_step + 1, &groups);
+        self.trainable.set_params(&self.params);
+        self.model.unet = self.trainable.unet.valid();
+        self.model.text_encoder = self.trainable.text_encoder.valid();
+        self.next_step += 1;
+    }
+
+    /// Where a component's parameters lie: the layout keeps each component together.
+    fn group_range(&self, group: ParamGroup) -> std::ops::Range<usize> {
+        let entries = || self.trainable.layout().entries.iter().filter(|entry| entry.group == group);
+        let start = entries().next().map_or(0, |entry| entry.offset);
+        start..start + entries().map(|entry| entry.len).sum::<usize>()
+    }
+}
+
+/// Opens a device by its name on the command line.
+///
+/// # Errors
+/// When this build or this machine has no such device.
+pub(crate) fn open_device(name: &str) -> Result<Device, WorkerError> {
+    let failed = |reason| WorkerError::Device { device: name.to_owned(), reason };
+    match name {
+        "cpu" => Ok(ballast_model::cpu_device()),
+        _ if name.starts_with("cuda") => Err(failed("this build has no CUDA support")),
+        _ => Err(failed("the devices are cpu and cuda:N")),
+    }
+}
+
+/// Loads the model to start from: a checkpoint if the coordinator names one, else the config's.
+///
+/// # Errors
+/// Names the file that is missing, damaged or does not fit.
+pub(crate) fn load(
+    config: &RunConfig,
+    checkpoint: Option<&Path>,
+    encoder: Encoder,
+    device: &Device,
+) -> Result<Trainer, WorkerError> {
+    match checkpoint {
+        Some(folder) => crate::resume::load_checkpoint(config, folder, encoder, device),
+        None => {
+            let path = config
+                .model
+                .path
+                .as_deref()
+                .ok_or_else(|| WorkerError::Protocol { problem: "its config names no model".to_owned() })?;
+            let failed = |source| WorkerError::Model { path: path.to_owned(), source };
+            Trainer::new(config, StableDiffusion::load(path, device).map_err(failed)?, encoder)
+        }
+    }
+}
