@@ -10,9 +10,7 @@ pub(crate) fn slot_ranks(slots: u32, world_size: u32) -> Vec<u32> {
     assert!(world_size > 0, "a step needs at least one worker");
     let (slots, world_size) = (u64::from(slots), u64::from(world_size));
     let first_slot = |rank: u64| (rank * slots).div_ceil(world_size);
-    (0..world_size)
-        .flat_map(|rank| (first_slot(rank)..first_slot(rank + 1)).map(move |_| rank as u32))
-        .collect()
+    (0..world_size).flat_map(|rank| (first_slot(rank)..first_slot(rank + 1)).map(move |_| rank as u32)).collect()
 }
 
 #[cfg(test)]

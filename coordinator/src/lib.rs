@@ -1,9 +1,25 @@
 //! The coordinator of a run: it owns the schedule, the membership and the ledger.
 //!
-//! The decisions are pure (`run_state`, `membership`, `assignment`, `calendar`, `lr_schedule`); `ledger` is SQLite and
-//! `server` puts gRPC and timers round them.
+//! The decisions are pure (`run_state`, `membership`, `assignment`, `lr_schedule`); `ledger` is SQLite, and
+//! `driver`, `service` and `server` put messages, gRPC and timers round them.
 
 mod assignment;
-mod calendar;
+mod driver;
+mod error;
+mod events;
+mod ledger;
+mod lr_schedule;
 mod membership;
+mod run;
 mod run_state;
+mod schedules;
+mod server;
+mod service;
+pub mod verify;
+mod wire;
+
+pub use error::RunError;
+pub use events::{Outcome, RunEvent};
+pub use ledger::{Ledger, LedgerError};
+pub use run::{CHECKPOINTS_FOLDER, CONFIG_FILE, LEDGER_FILE, PreparedRun};
+pub use server::serve;

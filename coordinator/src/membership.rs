@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Number of a worker within a run, never given twice.
-pub type WorkerId = u64;
+pub(crate) type WorkerId = u64;
 
 /// What the coordinator knows of a worker's progress towards work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +19,6 @@ pub(crate) enum WorkerState {
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
     pub(crate) state: WorkerState,
-    /// Where its collective listens, `ip:port`.
-    pub(crate) collective_address: String,
     last_seen: Duration,
 }
 
@@ -32,8 +30,8 @@ pub(crate) struct Membership {
 
 impl Membership {
     /// Takes in a worker that has just joined.
-    pub(crate) fn join(&mut self, worker: WorkerId, collective_address: String, now: Duration) {
-        self.members.insert(worker, Member { state: WorkerState::Loading, collective_address, last_seen: now });
+    pub(crate) fn join(&mut self, worker: WorkerId, now: Duration) {
+        self.members.insert(worker, Member { state: WorkerState::Loading, last_seen: now });
     }
 
     /// Notes a sign of life. Returns false when the worker is not a member.
@@ -90,10 +88,10 @@ mod tests {
     #[test]
     fn silence_beyond_the_lease_expires_a_worker() {
         let mut membership = Membership::default();
-        membership.join(1, "a".into(), Duration::ZERO);
-        membership.join(2, "b".into(), Duration::ZERO);
+        membership.join(1, Duration::ZERO);
+        membership.join(2, Duration::ZERO);
         assert!(membership.seen(2, Duration::from_secs(2)));
-        assert_eq!(membership.expired(Duration::from_secs(3), LEASE), []);
+        assert!(membership.expired(Duration::from_secs(3), LEASE).is_empty());
         assert_eq!(membership.expired(Duration::from_secs(4), LEASE), [1]);
         assert!(membership.remove(1) && !membership.remove(1));
         assert!(!membership.seen(1, Duration::from_secs(5)));
@@ -102,8 +100,8 @@ mod tests {
     #[test]
     fn only_loaded_workers_are_ready() {
         let mut membership = Membership::default();
-        membership.join(7, "a".into(), Duration::ZERO);
-        membership.join(3, "b".into(), Duration::ZERO);
+        membership.join(7, Duration::ZERO);
+        membership.join(3, Duration::ZERO);
         membership.ready(7, "hash".into());
         assert_eq!((membership.ready_workers(), membership.all()), (vec![7], vec![3, 7]));
     }

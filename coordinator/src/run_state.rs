@@ -33,7 +33,7 @@ pub(crate) struct CoreConfig {
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
-    Joined { worker: WorkerId, collective_address: String },
+    Joined { worker: WorkerId },
     Ready { worker: WorkerId, next_step: u64, params_hash: String },
     Heard { worker: WorkerId },
     Left { worker: WorkerId, reason: String },
@@ -56,21 +56,61 @@ pub(crate) enum Milestone {
 /// What is to be done about it, in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Action {
-    Refuse { worker: WorkerId, reason: String },
-    Welcome { worker: WorkerId },
+    Refuse {
+        worker: WorkerId,
+        reason: String,
+    },
+    Welcome {
+        worker: WorkerId,
+    },
     /// Sends the worker set to each of its members, by rank.
-    Group { generation: u64, workers: Vec<WorkerId> },
-    Plan { generation: u64, step: u64, workers: Vec<WorkerId> },
+    Group {
+        generation: u64,
+        workers: Vec<WorkerId>,
+    },
+    Plan {
+        generation: u64,
+        step: u64,
+        workers: Vec<WorkerId>,
+    },
     /// Writes the step to the ledger, durably, then reports `Event::Committed`.
-    Commit { generation: u64, step: u64, gradient_hash: String, workers: Vec<WorkerId> },
-    Apply { generation: u64, step: u64, gradient_hash: String, workers: Vec<WorkerId> },
-    Abort { generation: u64, reason: String, workers: Vec<WorkerId> },
-    Milestone { milestone: Milestone, next_step: u64, workers: Vec<WorkerId> },
+    Commit {
+        generation: u64,
+        step: u64,
+        gradient_hash: String,
+        workers: Vec<WorkerId>,
+    },
+    Apply {
+        generation: u64,
+        step: u64,
+        gradient_hash: String,
+        workers: Vec<WorkerId>,
+    },
+    Abort {
+        generation: u64,
+        reason: String,
+        workers: Vec<WorkerId>,
+    },
+    Milestone {
+        milestone: Milestone,
+        next_step: u64,
+        workers: Vec<WorkerId>,
+    },
     /// All workers have done it.
-    MilestoneDone { milestone: Milestone, next_step: u64 },
+    MilestoneDone {
+        milestone: Milestone,
+        next_step: u64,
+    },
     /// The worker is out: drop its connection.
-    Evict { worker: WorkerId, rank: Option<u32>, reason: String },
-    Finish { workers: Vec<WorkerId>, reason: &'static str },
+    Evict {
+        worker: WorkerId,
+        rank: Option<u32>,
+        reason: String,
+    },
+    Finish {
+        workers: Vec<WorkerId>,
+        reason: &'static str,
+    },
     /// The run has ended.
     Ended(Ending),
 }
@@ -86,11 +126,17 @@ pub(crate) enum Ending {
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
     /// Waiting for enough workers.
-    Gathering { since: Duration },
+    Gathering {
+        since: Duration,
+    },
     /// Computing `next_step`; `votes` are the hashes of those who hold its reduced gradient.
-    Stepping { votes: BTreeMap<WorkerId, String> },
+    Stepping {
+        votes: BTreeMap<WorkerId, String>,
+    },
     /// `next_step` is being written to the ledger.
-    Committing { gradient_hash: String },
+    Committing {
+        gradient_hash: String,
+    },
     /// All steps are done; the last milestones are under way.
     Closing,
     Ended,
@@ -154,7 +200,7 @@ impl RunState {
             return actions;
         }
         match event {
-            Event::Joined { worker, collective_address } => self.on_joined(worker, collective_address, now, &mut actions),
+            Event::Joined { worker } => self.on_joined(worker, now, &mut actions),
             Event::Ready { worker, next_step, params_hash } => {
                 self.membership.seen(worker, now);
                 self.on_ready(worker, next_step, params_hash, now, &mut actions);
@@ -169,7 +215,10 @@ impl RunState {
             }
             Event::CollectiveFailed { worker, generation, step, reason } => {
                 self.membership.seen(worker, now);
-                if generation == self.generation && step == self.next_step && matches!(self.phase, Phase::Stepping { .. }) {
+                if generation == self.generation
+                    && step == self.next_step
+                    && matches!(self.phase, Phase::Stepping { .. })
+                {
                     let reason = format!("the collective failed on worker {worker}: {reason}");
                     self.regroup(&reason, &mut actions);
                 }
@@ -185,7 +234,7 @@ impl RunState {
         actions
     }
 
-    fn on_joined(&mut self, worker: WorkerId, collective_address: String, now: Duration, actions: &mut Vec<Action>) {
+    fn on_joined(&mut self, worker: WorkerId, now: Duration, actions: &mut Vec<Action>) {
         if !matches!(self.phase, Phase::Gathering { .. }) {
             let reason = "the run has started; this version takes no workers into a running run".to_owned();
             actions.push(Action::Refuse { worker, reason });
@@ -193,7 +242,7 @@ impl RunState {
             let reason = format!("the run waits for {} worker(s) and has them", self.config.workers);
             actions.push(Action::Refuse { worker, reason });
         } else {
-            self.membership.join(worker, collective_address, now);
+            self.membership.join(worker, now);
             actions.push(Action::Welcome { worker });
         }
     }
@@ -212,7 +261,9 @@ impl RunState {
             *state != WorkerState::Ready { params_hash: hash.clone() }
         });
         if let Some(other) = differs {
-            let reason = format!("workers {other} and {worker} loaded different parameters: is it the same model folder on both?");
+            let reason = format!(
+                "workers {other} and {worker} loaded different parameters: is it the same model folder on both?"
+            );
             self.end(Ending::Failed { reason }, actions);
             return;
         }
@@ -330,7 +381,10 @@ impl RunState {
             return;
         }
         self.disagreements += 1;
-        let reason = format!("the reduced gradients of step {step} differ: workers {dissenters:?} against worker {}", self.group[0]);
+        let reason = format!(
+            "the reduced gradients of step {step} differ: workers {dissenters:?} against worker {}",
+            self.group[0]
+        );
         if self.disagreements > 1 {
             self.end(Ending::Failed { reason: format!("{reason}, twice in a row") }, actions);
         } else {
@@ -455,7 +509,11 @@ impl RunState {
 
     fn form_group_of_survivors(&mut self, reason: &str, actions: &mut Vec<Action>) {
         let workers = std::mem::take(&mut self.group);
-        actions.push(Action::Abort { generation: self.generation, reason: reason.to_owned(), workers: workers.clone() });
+        actions.push(Action::Abort {
+            generation: self.generation,
+            reason: reason.to_owned(),
+            workers: workers.clone(),
+        });
         self.form_group(workers, actions);
         self.repeat_milestones(actions);
     }

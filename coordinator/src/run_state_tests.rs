@@ -54,7 +54,7 @@ impl World {
         };
         for worker in 1..=count {
             world.workers.insert(worker, Worker::default());
-            world.event(Event::Joined { worker, collective_address: format!("127.0.0.1:{worker}") });
+            world.event(Event::Joined { worker });
         }
         for worker in 1..=count {
             world.event(Event::Ready { worker, next_step: 0, params_hash: "params".into() });
@@ -259,7 +259,7 @@ fn too_few_workers_in_time_is_an_error_and_enough_is_a_start() {
     assert!(reason.contains("0 of 1 worker(s) joined within 60 s"), "{reason}");
 
     let mut core = RunState::new(config(3, 2), Duration::ZERO);
-    core.on(Event::Joined { worker: 5, collective_address: "a".into() }, Duration::ZERO);
+    core.on(Event::Joined { worker: 5 }, Duration::ZERO);
     core.on(Event::Ready { worker: 5, next_step: 0, params_hash: "p".into() }, late);
     assert!(core.generation == 1, "{core:?}");
 }
@@ -268,7 +268,7 @@ fn too_few_workers_in_time_is_an_error_and_enough_is_a_start() {
 fn workers_with_other_parameters_stop_the_run_before_it_starts() {
     let mut core = RunState::new(config(3, 2), Duration::ZERO);
     for worker in [1, 2] {
-        core.on(Event::Joined { worker, collective_address: "a".into() }, Duration::ZERO);
+        core.on(Event::Joined { worker }, Duration::ZERO);
     }
     core.on(Event::Ready { worker: 1, next_step: 0, params_hash: "p".into() }, Duration::ZERO);
     let actions = core.on(Event::Ready { worker: 2, next_step: 0, params_hash: "q".into() }, Duration::ZERO);

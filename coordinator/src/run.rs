@@ -1,0 +1,256 @@
+//! A run before it starts: config, data, schedule, run folder and ledger, all checked.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use ballast_common::checkpoint::{self, CheckpointState};
+use ballast_common::config::RunConfig;
+use ballast_common::dataset::Dataset;
+use ballast_common::schedule::{RunSchedule, ScheduleOptions};
+
+use crate::error::RunError;
+use crate::ledger::Ledger;
+use crate::run_state::CoreConfig;
+
+/// File of the resolved config within a run folder.
+pub const CONFIG_FILE: &str = "config.toml";
+/// File of the ledger within a run folder.
+pub const LEDGER_FILE: &str = "ledger.sqlite";
+/// Folder of the checkpoints within a run folder.
+pub const CHECKPOINTS_FOLDER: &str = "checkpoints";
+
+/// A run that can start: everything that can be wrong beforehand has been checked.
+pub struct PreparedRun {
+    pub(crate) config: RunConfig,
+    pub(crate) dataset: Dataset,
+    pub(crate) run_folder: PathBuf,
+    pub(crate) ledger: Ledger,
+    pub(crate) schedule: RunSchedule,
+    pub(crate) first_step: u64,
+    /// Folder of the checkpoint to start from; none: the config's model.
+    pub(crate) checkpoint: Option<PathBuf>,
+}
+
+impl PreparedRun {
+    /// Checks everything, then makes the run folder with its config and an empty ledger.
+    ///
+    /// # Errors
+    /// When the config is incomplete, there is nothing to train or no model, or the folder holds a run already.
+    /// Then nothing has been written.
+    pub fn create(config: RunConfig, dataset: Dataset, run_folder: PathBuf) -> Result<Self, RunError> {
+        let schedule = check(&config, &dataset)?;
+        if [CONFIG_FILE, LEDGER_FILE].iter().any(|file| run_folder.join(file).exists()) {
+            return Err(RunError::RunExists { path: run_folder });
+        }
+        for folder in ["", CHECKPOINTS_FOLDER, "logs", "samples"] {
+            let path = run_folder.join(folder);
+            fs::create_dir_all(&path).map_err(|source| RunError::File { action: "create", path, source })?;
+        }
+        let run_folder = absolute(run_folder)?;
+        let facts = [("run_id", run_id(&run_folder)), ("fingerprint", dataset.fingerprint.clone())];
+        let facts: Vec<_> = facts.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let samples: Vec<_> = dataset.samples.iter().map(|sample| sample.path.as_str()).collect();
+        write_atomically(&run_folder.join(CONFIG_FILE), config.to_toml().as_bytes())?;
+        let ledger = Ledger::create(&run_folder.join(LEDGER_FILE), &facts, &samples)?;
+        Ok(Self { config, dataset, run_folder, ledger, schedule, first_step: 0, checkpoint: None })
+    }
+
+    /// Opens an existing run where its newest sound checkpoint stands. Steps committed after it are taken back, with a
+    /// record in the ledger; they will be computed again, to the same bits.
+    ///
+    /// # Errors
+    /// When there is no run, when the data or what is learned has changed, or when no checkpoint can be read although
+    /// there are some.
+    pub fn resume(config: RunConfig, dataset: Dataset, run_folder: PathBuf) -> Result<Self, RunError> {
+        let schedule = check(&config, &dataset)?;
+        for missing in [CONFIG_FILE, LEDGER_FILE] {
+            if !run_folder.join(missing).exists() {
+                return Err(RunError::NoRun { path: run_folder, missing });
+            }
+        }
+        let run_folder = absolute(run_folder)?;
+        check_unchanged(&config, &read_config(&run_folder)?)?;
+        let mut ledger = Ledger::open(&run_folder.join(LEDGER_FILE))?;
+        let expected = ledger.fact("fingerprint")?.unwrap_or_default();
+        if expected != dataset.fingerprint {
+            let root = dataset.root.clone();
+            return Err(RunError::DataChanged { root, found: dataset.fingerprint, expected });
+        }
+        let found = newest_checkpoint(&run_folder, &ledger)?;
+        let (first_step, checkpoint) = found.map_or((0, None), |(step, path)| (step, Some(path)));
+        let committed = ledger.next_step()?;
+        if committed > first_step {
+            tracing::warn!(
+                committed,
+                checkpoint = first_step,
+                "steps after the newest checkpoint are rolled back and computed again"
+            );
+            ledger.roll_back(first_step, "resumed from a checkpoint")?;
+        }
+        write_atomically(&run_folder.join(CONFIG_FILE), config.to_toml().as_bytes())?;
+        Ok(Self { config, dataset, run_folder, ledger, schedule, first_step, checkpoint })
+    }
+
+    /// Steps of all epochs, whatever `run.max_steps` says.
+    pub fn total_steps(&self) -> u64 {
+        self.schedule.steps()
+    }
+
+    /// One past the last step that this start will compute.
+    pub fn stop_step(&self) -> u64 {
+        self.config.run.max_steps.unwrap_or(u64::MAX).min(self.total_steps())
+    }
+
+    /// First step that this start will compute.
+    pub fn next_step(&self) -> u64 {
+        self.first_step
+    }
+
+    /// The run folder, absolute.
+    pub fn run_folder(&self) -> &Path {
+        &self.run_folder
+    }
+
+    /// The resolved config.
+    pub fn config(&self) -> &RunConfig {
+        &self.config
+    }
+
+    /// Whether all steps are done and the final model is there: nothing is left to do.
+    pub fn is_complete(&self) -> bool {
+        self.first_step >= self.stop_step() && self.run_folder.join("final.safetensors").exists()
+    }
+
+    pub(crate) fn run_id(&self) -> String {
+        run_id(&self.run_folder)
+    }
+
+    pub(crate) fn schedule_options(&self) -> ScheduleOptions {
+        ScheduleOptions::from(&self.config)
+    }
+
+    /// What the pure core needs to know.
+    pub(crate) fn core_config(&self, workers: u32) -> CoreConfig {
+        let RunConfig { cluster, checkpoint, sample, .. } = &self.config;
+        let stop_step = self.stop_step();
+        let every = |steps: u64| (1..=stop_step).filter(move |done| steps > 0 && done.is_multiple_of(steps));
+        let is_due = |epochs: &u64| checkpoint.every_epochs > 0 && epochs.is_multiple_of(checkpoint.every_epochs);
+        let epochs = (1..=self.schedule.epochs()).filter(is_due).map(|epochs| self.schedule.first_step(epochs));
+        let mut sample_at = BTreeSet::new();
+        if !sample.prompts.is_empty() {
+            sample_at.extend(every(sample.every_steps));
+            if sample.at_start && self.first_step == 0 {
+                sample_at.insert(0);
+            }
+        }
+        CoreConfig {
+            first_step: self.first_step,
+            stop_step: stop_step.max(self.first_step),
+            checkpoint_at: every(checkpoint.every_steps).chain(epochs).collect(),
+            sample_at,
+            workers: workers as usize,
+            min_workers: (cluster.min_workers as usize).min(workers as usize),
+            join_timeout: cluster.join_timeout,
+            lease: cluster.lease,
+            plan_ahead: u64::from(cluster.plan_ahead),
+        }
+    }
+}
+
+/// Reads the resolved config of a run folder.
+pub(crate) fn read_config(run_folder: &Path) -> Result<RunConfig, RunError> {
+    let path = run_folder.join(CONFIG_FILE);
+    let text = fs::read_to_string(&path).map_err(|source| RunError::File { action: "read", path, source })?;
+    Ok(RunConfig::from_toml(&text)?)
+}
+
+fn check(config: &RunConfig, dataset: &Dataset) -> Result<RunSchedule, RunError> {
+    config.require_training()?;
+    let model = config.model.path.clone().expect("require_training() saw it");
+    const MODEL_INDEX: &str = "model_index.json";
+    if !model.join(MODEL_INDEX).is_file() {
+        return Err(RunError::NoModel { path: model, missing: MODEL_INDEX });
+    }
+    let schedule = RunSchedule::compute(dataset, &ScheduleOptions::from(config), config.run.epochs);
+    if schedule.steps() == 0 {
+        return Err(RunError::NoSteps { epochs: config.run.epochs });
+    }
+    Ok(schedule)
+}
+
+/// Refuses a config that would learn something else. What only says how long, where and how fast may change.
+fn check_unchanged(config: &RunConfig, before: &RunConfig) -> Result<(), RunError> {
+    let learned = |config: &RunConfig| {
+        let mut config = config.clone();
+        let fresh = RunConfig::default();
+        config.run =
+            ballast_common::config::RunSettings { seed: config.run.seed, epochs: config.run.epochs, ..fresh.run };
+        config.data.root = None;
+        config.data.write_schedule = fresh.data.write_schedule;
+        config.model.path = None;
+        config.precision.save = fresh.precision.save;
+        config.checkpoint = fresh.checkpoint;
+        config.sample = fresh.sample;
+        config.telemetry = fresh.telemetry;
+        let reduction = config.cluster.reduction;
+        config.cluster = ballast_common::config::ClusterConfig { reduction, ..fresh.cluster };
+        config.to_toml()
+    };
+    let (now, before) = (learned(config), learned(before));
+    let keys: Vec<_> = now
+        .lines()
+        .zip(before.lines())
+        .filter(|(now, before)| now != before)
+        .map(|(now, before)| format!("`{now}` (the run has `{before}`)"))
+        .collect();
+    if now != before { Err(RunError::ConfigChanged { keys }) } else { Ok(()) }
+}
+
+/// Finds the newest checkpoint that is whole. Damaged ones are named and passed over.
+fn newest_checkpoint(run_folder: &Path, ledger: &Ledger) -> Result<Option<(u64, PathBuf)>, RunError> {
+    let mut damage = Vec::new();
+    for (next_step, relative, params_hash) in ledger.checkpoints()?.into_iter().rev() {
+        let path = run_folder.join(&relative);
+        let problem = match checkpoint::verify(&path) {
+            Ok(CheckpointState { next_step: found, params_hash: hash, .. })
+                if found == next_step && hash == params_hash =>
+            {
+                return Ok(Some((next_step, path)));
+            }
+            Ok(_) => format!("{relative} is not the checkpoint that the ledger names"),
+            Err(error) => format!("{relative}: {}", ballast_common::error_chain(&error)),
+        };
+        tracing::warn!(checkpoint = relative, problem, "a damaged checkpoint is passed over");
+        damage.push(problem);
+    }
+    if damage.is_empty() {
+        return Ok(None);
+    }
+    Err(RunError::Checkpoint { path: run_folder.to_owned(), reason: damage.join("; ") })
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, RunError> {
+    path.canonicalize().map_err(|source| RunError::File { action: "open", path, source })
+}
+
+fn run_id(run_folder: &Path) -> String {
+    run_folder.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Writes a file so that it is whole or absent under its name, also after a power cut.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
+    let partial = path.with_extension("partial");
+    let write = || {
+        let mut file = fs::File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
+        fs::File::open(path.parent().expect("a file lies in a folder"))?.sync_all()
+    };
+    write().map_err(|source| {
+        let _ = fs::remove_file(&partial);
+        RunError::File { action: "write", path: path.to_owned(), source }
+    })
+}
