@@ -1,14 +1,16 @@
 //! The shell round the pure core: performs its actions with messages, files and the ledger.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod milestones;
+mod steps;
+
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ballast_common::checkpoint;
 use ballast_common::config::RunConfig;
 use ballast_common::dataset::Dataset;
-use ballast_common::schedule::{RunSchedule, StepPlan};
+use ballast_common::schedule::RunSchedule;
 use ballast_proto::v1::session_request::Message as FromWorker;
 use ballast_proto::v1::session_response::Message as ToWorker;
 use ballast_proto::{PROTOCOL_VERSION, v1};
@@ -18,13 +20,15 @@ use tonic::Status;
 
 use crate::error::RunError;
 use crate::events::{Outcome, RunEvent};
-use crate::ledger::{Commit, Ledger, LossRow, MemberRow};
+use crate::ledger::{Commit, Ledger, MemberRow};
 use crate::membership::WorkerId;
-use crate::run::{CHECKPOINTS_FOLDER, PreparedRun};
+use crate::run::PreparedRun;
 use crate::run_state::{Action, Ending, Event, Milestone, RunState};
 use crate::schedules::Schedules;
 use crate::service::{Input, Outbox};
 use crate::wire;
+use milestones::MilestoneReport;
+use steps::{PlannedStep, loss_rows, mean_loss, merge_losses};
 
 /// How often the core looks at the clock; well below any lease.
 const TICK: Duration = Duration::from_millis(100);
@@ -34,16 +38,6 @@ struct Session {
     outbox: Outbox,
     row: MemberRow,
     collective_address: String,
-}
-
-/// A step that is planned and not yet committed.
-struct PlannedStep {
-    plan: StepPlan,
-    epoch: u64,
-    span: tracing::Span,
-    /// Losses by worker, as they were reported with the votes.
-    losses: BTreeMap<WorkerId, Vec<v1::OccurrenceLoss>>,
-    gradient_norm: f64,
 }
 
 /// Performs a run.
@@ -74,13 +68,6 @@ pub(crate) struct Driver {
     last_step_at: Instant,
     events: mpsc::UnboundedSender<RunEvent>,
     started_at: Instant,
-}
-
-#[derive(Default)]
-struct MilestoneReport {
-    params_hash: String,
-    paths: BTreeSet<PathBuf>,
-    error: Option<String>,
 }
 
 impl Driver {
@@ -429,80 +416,6 @@ impl Driver {
         });
     }
 
-    fn start_milestone(&mut self, milestone: Milestone, next_step: u64, workers: &[WorkerId]) {
-        self.reports.insert((milestone, next_step), MilestoneReport::default());
-        let run_folder = wire::path_text(&self.run_folder);
-        let world_size = workers.len();
-        for (rank, worker) in workers.iter().enumerate() {
-            let message = match milestone {
-                Milestone::Samples => {
-                    let prompts = (0..self.config.sample.prompts.len()).filter(|prompt| prompt % world_size == rank);
-                    let folder = wire::path_text(&self.run_folder.join("samples"));
-                    ToWorker::Sample(v1::Sample {
-                        next_step,
-                        prompts: prompts.map(|prompt| prompt as u32).collect(),
-                        folder,
-                    })
-                }
-                Milestone::Checkpoint | Milestone::Final => {
-                    let kind =
-                        if milestone == Milestone::Final { v1::save::Kind::Final } else { v1::save::Kind::Checkpoint };
-                    let run_state_json = serde_json::json!({ "fingerprint": self.dataset.fingerprint }).to_string();
-                    ToWorker::Save(v1::Save {
-                        kind: kind.into(),
-                        next_step,
-                        write: rank == 0,
-                        run_folder: run_folder.clone(),
-                        run_state_json,
-                    })
-                }
-            };
-            self.send(*worker, wire::response(message));
-        }
-    }
-
-    fn finish_milestone(&mut self, milestone: Milestone, next_step: u64) -> Result<(), RunError> {
-        let report = self.reports.remove(&(milestone, next_step)).unwrap_or_default();
-        match milestone {
-            Milestone::Samples => {
-                if let Some(error) = &report.error {
-                    tracing::warn!(error, "samples could not be drawn; training goes on");
-                }
-                if !report.paths.is_empty() || report.error.is_some() {
-                    let paths = report.paths.into_iter().collect();
-                    self.emit(RunEvent::SamplesDrawn { next_step, paths, error: report.error });
-                }
-            }
-            Milestone::Checkpoint => {
-                let relative = format!("{CHECKPOINTS_FOLDER}/{}", checkpoint::folder_name(next_step));
-                let path = self.run_folder.join(&relative);
-                self.ledger.record_checkpoint(next_step, &relative, &report.params_hash)?;
-                self.drop_old_checkpoints()?;
-                self.last_checkpoint = Some(path.clone());
-                self.emit(RunEvent::CheckpointSaved { next_step, path });
-            }
-            Milestone::Final => {
-                let folder = self.run_folder.join("final");
-                self.emit(RunEvent::FinalSaved { folder, file: self.run_folder.join("final.safetensors") });
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes all but the newest `checkpoint.keep_last` checkpoints: first from the ledger, then from the disk.
-    fn drop_old_checkpoints(&mut self) -> Result<(), RunError> {
-        let checkpoints = self.ledger.checkpoints()?;
-        let surplus = checkpoints.len().saturating_sub(self.config.checkpoint.keep_last as usize);
-        for (next_step, relative, _) in &checkpoints[..surplus] {
-            self.ledger.forget_checkpoint(*next_step)?;
-            let path = self.run_folder.join(relative);
-            if let Err(error) = std::fs::remove_dir_all(&path) {
-                tracing::warn!(path = %path.display(), %error, "an old checkpoint could not be deleted");
-            }
-        }
-        Ok(())
-    }
-
     fn end(&mut self, ending: Ending) -> Result<Outcome, RunError> {
         match ending {
             Ending::Finished => Ok(Outcome::Finished { next_step: self.core.next_step() }),
@@ -549,47 +462,4 @@ impl Driver {
         // Nobody may be watching.
         let _ = self.events.send(event);
     }
-}
-
-/// Puts the workers' losses in the order of positions and checks that they are the plan's, each exactly once.
-fn merge_losses(
-    plan: &StepPlan,
-    by_worker: &BTreeMap<WorkerId, Vec<v1::OccurrenceLoss>>,
-) -> Result<Vec<v1::OccurrenceLoss>, String> {
-    let mut losses: Vec<_> = by_worker.values().flatten().cloned().collect();
-    losses.sort_by_key(|loss| loss.position);
-    let mut expected: Vec<_> =
-        plan.slots.iter().flat_map(|slot| &slot.occurrences).map(|occurrence| occurrence.position).collect();
-    expected.sort_unstable();
-    let found: Vec<_> = losses.iter().map(|loss| loss.position).collect();
-    if found != expected {
-        return Err(format!("the workers reported positions {found:?} of a step that has {expected:?}"));
-    }
-    Ok(losses)
-}
-
-/// Puts the losses, which `merge_losses` has matched with the plan, into the ledger's form.
-fn loss_rows(plan: &StepPlan, losses: &[v1::OccurrenceLoss]) -> Vec<LossRow> {
-    let occurrences = plan.slots.iter().flat_map(|slot| &slot.occurrences);
-    let uses: HashMap<u64, (u32, u32)> =
-        occurrences.map(|occurrence| (occurrence.position, (occurrence.sample, occurrence.copy))).collect();
-    let row = |loss: &v1::OccurrenceLoss| {
-        let (sample, copy) = uses[&loss.position];
-        LossRow {
-            position: loss.position,
-            sample,
-            copy,
-            timestep: loss.timestep,
-            loss: loss.loss,
-            weight: loss.weight,
-            skipped: (!loss.skipped.is_empty()).then(|| loss.skipped.clone()),
-        }
-    };
-    losses.iter().map(row).collect()
-}
-
-/// Mean over the pictures that were used, unweighted.
-fn mean_loss(losses: &[v1::OccurrenceLoss]) -> f64 {
-    let used: Vec<_> = losses.iter().filter(|loss| loss.skipped.is_empty()).map(|loss| f64::from(loss.loss)).collect();
-    if used.is_empty() { 0.0 } else { used.iter().sum::<f64>() / used.len() as f64 }
 }
