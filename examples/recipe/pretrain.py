@@ -303,6 +303,12 @@ def min_snr_weights(alphas_cumprod, timesteps, gamma=5.0):
     return snr.clamp(max=gamma) / snr
 
 
+def debiased_weights(alphas_cumprod, timesteps):
+    """1 / sqrt(SNR): most weight where the large shapes and the colours are decided (arXiv:2310.08442)."""
+    snr = alphas_cumprod[timesteps] / (1 - alphas_cumprod[timesteps])
+    return snr.rsqrt().clamp(max=10)
+
+
 def train_unet(args):
     torch.manual_seed(SEED)
     rng = random.Random(SEED)
@@ -339,7 +345,9 @@ def train_unet(args):
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             predicted = model(noisy, timesteps, ids).float()
         error = (predicted - noise).square().mean(dim=(1, 2, 3))
-        loss = (error * min_snr_weights(scheduler.alphas_cumprod, timesteps)).mean()
+        # First shapes of any kind, then the colours of the large areas, which the first weighting learns slowly.
+        weights = min_snr_weights if step < 1000 else debiased_weights
+        loss = (error * weights(scheduler.alphas_cumprod, timesteps)).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -355,7 +363,7 @@ def train_unet(args):
                        args.work / "unet_state.pt")
 
 
-def unet_lr(step, steps, peak=1e-3, warmup=200, decay=0.3):
+def unet_lr(step, steps, peak=1.5e-3, warmup=200, decay=0.3):
     """Warm-up, a plateau, and a straight line down over the last part, so that a run can be lengthened before it."""
     return peak * min((step + 1) / warmup, max(0.02, (steps - step) / (steps * decay)), 1.0)
 
@@ -403,7 +411,10 @@ def export(args):
         leftover.unlink()
     write_tokenizer(args.out / "tokenizer")
     for config in args.out.glob("*/config.json"):
-        write_json(config, {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"})
+        kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+        write_json(config, kept)
+    for weights in args.out.glob("*/*.safetensors"):
+        weights.chmod(0o644)
 
 
 # ---------------------------------------------------------------------------------------------------- main
@@ -418,7 +429,7 @@ def main():
     parser.add_argument("--out", type=Path)
     parser.add_argument("--vae-steps", type=int, default=3200)
     parser.add_argument("--decoder-steps", type=int, default=2500)
-    parser.add_argument("--unet-steps", type=int, default=6000)
+    parser.add_argument("--unet-steps", type=int, default=4500)
     parser.add_argument("--pictures", type=int, default=5000, help="how many pictures the U-Net learns from")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--bf16", action="store_true")
