@@ -32,7 +32,7 @@ impl Dataset {
         let dataset = Self::scan_with_threads(config, threads)?;
         log_applied(&dataset);
         for warning in &dataset.warnings {
-            tracing::warn!(warning, "found in the data root");
+            tracing::warn!("{warning}");
         }
         Ok(dataset)
     }
@@ -184,10 +184,10 @@ fn assemble(
     (samples, folders)
 }
 
-fn check_occurrences(folders: &[Folder]) -> Result<(), DatasetError> {
+pub(super) fn check_occurrences(folders: &[Folder]) -> Result<(), DatasetError> {
     let most = |folder: &Folder| {
         let (images, multiply) = (u128::from(folder.images), folder.multiply);
-        images * u128::from(multiply.whole()) + multiply.fraction_of(images) + 1
+        images * u128::from(multiply.whole()) + multiply.fraction_of(images) + u128::from(!multiply.is_whole())
     };
     let occurrences = folders.iter().map(most).sum();
     if occurrences > MAX_OCCURRENCES {

@@ -10,17 +10,22 @@
 //!
 //! Most epochs need few swaps. A budget bounds the search where the data leaves no way out.
 
+use std::collections::BTreeSet;
+
 use super::epoch::Arrangement;
 
 /// Swaps occurrences and micro-batches until no image is twice in a step, as far as that is possible. `copies` says how often each
 /// sample is used, `images_per_stretch` how many different ones each stretch has.
 pub(super) fn keep_apart(arrangement: &mut Arrangement, copies: &[u16], images_per_stretch: &[usize]) {
-    if copies.iter().all(|&copies| copies <= 1) || arrangement.places.is_empty() {
-        return;
+    let has_copies = copies.iter().any(|&copies| copies > 1);
+    if has_copies {
+        spread_micro_batches(arrangement, images_per_stretch);
     }
-    spread_micro_batches(arrangement, images_per_stretch);
-    spread_occurrences(arrangement, copies);
-    spread_within_steps(arrangement);
+    arrangement.number_by_place();
+    if has_copies {
+        let left = spread_occurrences(arrangement, copies);
+        spread_within_steps(arrangement, left);
+    }
 }
 
 /// How many candidates may be looked at. Gives the same answer on every machine, which a time limit would not.
@@ -35,7 +40,7 @@ impl Budget {
     }
 
     fn spend(&mut self) -> bool {
-        self.0 = self.0.saturating_sub(1);
+        self.0 = self.0.saturating_sub(1); // at 0 it stays there
         self.0 > 0
     }
 }
@@ -92,76 +97,102 @@ fn spread_micro_batches(arrangement: &mut Arrangement, images_per_stretch: &[usi
     }
 }
 
-/// Pass 2.
-fn spread_occurrences(arrangement: &mut Arrangement, copies: &[u16]) {
+/// Pass 2. Returns the steps in which images are still double.
+fn spread_occurrences(arrangement: &mut Arrangement, copies: &[u16]) -> BTreeSet<usize> {
+    let mut left = BTreeSet::new();
     let mut spread = Spread::new(arrangement);
-    // A swap may leave an image twice in a step that was looked at before, where it was four times here.
-    for _ in 0..16 {
-        let swaps: usize = (0..spread.arrangement.steps()).map(|step| spread.mend(step, copies)).sum();
-        if swaps == 0 || spread.budget.0 == 0 {
-            return;
+    for step in 0..spread.arrangement.steps() {
+        if spread.mend(step, copies) {
+            left.insert(step);
         }
     }
+    while let Some(step) = spread.again.pop_first() {
+        if spread.mend(step, copies) {
+            left.insert(step)
+        } else {
+            left.remove(&step)
+        };
+    }
+    left
 }
 
 struct Spread<'a> {
     arrangement: &'a mut Arrangement,
-    /// The place of each micro-batch.
+    /// The place of each micro-batch. Made when the first double is found.
     place_of: Vec<u32>,
     /// In how many steps each stretch appears.
     steps_with: Vec<usize>,
     budget: Budget,
     /// The step at hand: samples and indices of its occurrences, sorted.
-    in_step: Vec<(u32, usize)>,
+    in_step: Vec<(u32, u32)>,
+    /// Steps that got an image twice which another step had more often.
+    again: BTreeSet<usize>,
 }
 
 impl<'a> Spread<'a> {
     fn new(arrangement: &'a mut Arrangement) -> Self {
-        let mut place_of = vec![0; arrangement.places.len()];
+        let budget = Budget::new(arrangement.occurrences.len());
+        let (place_of, steps_with) = (Vec::new(), Vec::new());
+        Self { arrangement, place_of, steps_with, budget, in_step: Vec::new(), again: BTreeSet::new() }
+    }
+
+    fn make_tables(&mut self) {
+        let arrangement = &*self.arrangement;
+        self.place_of = vec![0; arrangement.places.len()];
         for (place, &micro_batch) in (0u32..).zip(&arrangement.places) {
-            place_of[micro_batch as usize] = place;
+            self.place_of[micro_batch as usize] = place;
         }
-        let mut steps_with = vec![0; arrangement.stretches.len()];
+        self.steps_with = vec![0; arrangement.stretches.len()];
         let mut last_seen = vec![usize::MAX; arrangement.stretches.len()];
         for step in 0..arrangement.steps() {
             for place in arrangement.places_of(step) {
                 let stretch = arrangement.stretch_at(place);
-                steps_with[stretch] += usize::from(std::mem::replace(&mut last_seen[stretch], step) != step);
+                self.steps_with[stretch] += usize::from(std::mem::replace(&mut last_seen[stretch], step) != step);
             }
         }
-        let budget = Budget::new(arrangement.occurrences.len());
-        Self { arrangement, place_of, steps_with, budget, in_step: Vec::new() }
     }
 
-    /// Moves what is double in a step to other steps, and returns how often.
-    fn mend(&mut self, step: usize, copies: &[u16]) -> usize {
-        let mut swaps = 0;
+    /// Moves what is double in a step to other steps, and says whether something is double still.
+    fn mend(&mut self, step: usize, copies: &[u16]) -> bool {
         self.look_at(step);
+        let mut is_double_still = false;
         let mut at = 1;
         while at < self.in_step.len() {
             let (sample, index) = self.in_step[at];
-            let is_double = self.in_step[at - 1].0 == sample;
-            if is_double && let Some(partner) = self.partner(step, sample, index, copies[sample as usize]) {
-                self.arrangement.occurrences.swap(index, partner);
-                swaps += 1;
+            let index = index as usize;
+            if self.in_step[at - 1].0 != sample {
+                at += 1;
+            } else if let Some((other, other_step)) = self.partner(step, sample, index, copies[sample as usize]) {
+                self.arrangement.occurrences.swap(index, other);
+                if self.times_in(other_step, sample) > 1 {
+                    self.again.insert(other_step);
+                }
                 self.look_at(step);
-                at = 0;
+                (at, is_double_still) = (1, false);
+            } else {
+                is_double_still = true;
+                at += 1;
             }
-            at += 1;
         }
-        swaps
+        is_double_still
     }
 
     fn look_at(&mut self, step: usize) {
-        let arrangement = &*self.arrangement;
-        let indices = arrangement.places_of(step).flat_map(|place| arrangement.indices(place));
         self.in_step.clear();
-        self.in_step.extend(indices.map(|index| (arrangement.occurrences[index].sample, index)));
+        for place in self.arrangement.places_of(step) {
+            let indices = self.arrangement.indices(place);
+            let numbers = indices.start as u32..indices.end as u32;
+            let samples = self.arrangement.occurrences[indices].iter().map(|packed| packed.sample);
+            self.in_step.extend(samples.zip(numbers));
+        }
         self.in_step.sort_unstable();
     }
 
-    /// Finds the occurrence to swap a double one with.
-    fn partner(&mut self, step: usize, sample: u32, index: usize, copies: u16) -> Option<usize> {
+    /// Finds the occurrence to swap a double one with, and its step.
+    fn partner(&mut self, step: usize, sample: u32, index: usize, copies: u16) -> Option<(usize, usize)> {
+        if self.place_of.is_empty() {
+            self.make_tables();
+        }
         let number = self.arrangement.stretches.partition_point(|stretch| stretch.start <= index) - 1;
         let stretch = self.arrangement.stretches[number];
         let times = self.times_here(sample);
@@ -186,10 +217,10 @@ impl<'a> Spread<'a> {
             }
             let other_times = self.times_here(other_sample);
             if other_times == 0 {
-                return Some(other);
+                return Some((other, other_step));
             }
             if second_best.is_none() && self.times_in(other_step, other_sample) > other_times {
-                second_best = Some(other);
+                second_best = Some((other, other_step));
             }
         }
         second_best
@@ -207,8 +238,8 @@ impl<'a> Spread<'a> {
 }
 
 /// Pass 3.
-fn spread_within_steps(arrangement: &mut Arrangement) {
-    for step in 0..arrangement.steps() {
+fn spread_within_steps(arrangement: &mut Arrangement, steps: BTreeSet<usize>) {
+    for step in steps {
         for place in arrangement.places_of(step) {
             if has_double(arrangement, place) {
                 deal_out(arrangement, step, arrangement.stretch_at(place));

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use super::ScheduleOptions;
 use crate::dataset::Dataset;
-use crate::rng::Streams;
+use crate::rng::{KeyedRng, Streams};
+
+/// Occurrences in a bin, on average: 256 kB, which a processor keeps close.
+const BIN_LENGTH: usize = 32_768;
 
 /// An occurrence in 8 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,19 +84,11 @@ impl<'a> Ranges<'a> {
     /// Returns all occurrences, each in its stretch of the layout, in the random order of this epoch.
     pub(super) fn occurrences(&self, copies: &[u16], streams: &Streams, epoch: u64) -> Vec<Packed> {
         let lengths = self.lengths(copies);
-        let mut occurrences = self.sorted(copies, &lengths);
+        let mut occurrences = self.shuffled(copies, &lengths, streams, epoch);
         let mut tails = Vec::new();
         let (mut read, mut write) = (0, 0);
-        for (length, (bucket, batch_id)) in lengths.into_iter().zip(&self.keys) {
-            let key = [
-                epoch.into(),
-                u64::from(*bucket).into(),
-                u64::from(batch_id.is_some()).into(),
-                batch_id.unwrap_or("").into(),
-            ];
-            let mut rng = streams.keyed("schedule.order", &key);
-            if batch_id.is_some() {
-                rng.shuffle(&mut occurrences[read..read + length]);
+        for (range, length) in lengths.into_iter().enumerate() {
+            if self.keys[range].1.is_some() {
                 let full = length / self.micro_batch_size * self.micro_batch_size;
                 tails.extend_from_slice(&occurrences[read + full..read + length]);
                 occurrences.copy_within(read..read + full, write);
@@ -101,13 +96,78 @@ impl<'a> Ranges<'a> {
             } else {
                 // What the named ranges gave up is free again, right in front of this one.
                 occurrences[write..read].copy_from_slice(&tails);
+                let stretch = &mut occurrences[write..read + length];
+                mix_in(stretch, tails.len(), &mut self.rng(streams, "schedule.tails", range, epoch));
                 tails.clear();
-                rng.shuffle(&mut occurrences[write..read + length]);
                 write = read + length;
             }
             read += length;
         }
         occurrences
+    }
+
+    /// Returns all occurrences by range, shuffled within it.
+    ///
+    /// Each occurrence goes into a random bin of its range, and bins that fit the processor's cache are then shuffled: every
+    /// order is equally likely, as with one large shuffle, which would wait for memory at every step. The draws of bins are
+    /// made twice, to count first and to write then.
+    fn shuffled(&self, copies: &[u16], lengths: &[usize], streams: &Streams, epoch: u64) -> Vec<Packed> {
+        let bins: Vec<u64> = lengths.iter().map(|length| length.div_ceil(BIN_LENGTH).max(1) as u64).collect();
+        let first_bin: Vec<usize> =
+            bins.iter().scan(0, |next, &bins| Some(std::mem::replace(next, *next + bins as usize))).collect();
+        let mut ends = vec![0usize; bins.iter().sum::<u64>() as usize];
+        self.draw_bins(copies, &bins, streams, epoch, |range, bin, _| ends[first_bin[range] + bin] += 1);
+        let mut total = 0;
+        let mut next: Vec<usize> = Vec::with_capacity(ends.len());
+        for end in &mut ends {
+            next.push(total);
+            total += *end;
+            *end = total;
+        }
+        let mut occurrences = vec![Packed { sample: 0, copy: 0 }; total];
+        self.draw_bins(copies, &bins, streams, epoch, |range, bin, packed| {
+            let next = &mut next[first_bin[range] + bin];
+            occurrences[*next] = packed;
+            *next += 1;
+        });
+        let mut rest = occurrences.as_mut_slice();
+        let mut start = 0;
+        for (range, &bins) in bins.iter().enumerate() {
+            let mut rng = self.rng(streams, "schedule.order", range, epoch);
+            for end in &ends[first_bin[range]..first_bin[range] + bins as usize] {
+                let (bin, behind) = rest.split_at_mut(end - start);
+                rng.shuffle(bin);
+                (rest, start) = (behind, *end);
+            }
+        }
+        occurrences
+    }
+
+    /// Visits every occurrence with its range and the bin drawn for it: the same draws each time.
+    fn draw_bins(
+        &self,
+        copies: &[u16],
+        bins: &[u64],
+        streams: &Streams,
+        epoch: u64,
+        mut visit: impl FnMut(usize, usize, Packed),
+    ) {
+        let mut rngs: Vec<KeyedRng> =
+            (0..bins.len()).map(|range| self.rng(streams, "schedule.bins", range, epoch)).collect();
+        for ((sample, &range), &copies) in (0u32..).zip(&self.of_sample).zip(copies) {
+            let range = range as usize;
+            let (rng, bins) = (&mut rngs[range], bins[range]);
+            for copy in 0..copies {
+                let bin = if bins == 1 { 0 } else { rng.below(bins) as usize };
+                visit(range, bin, Packed { sample, copy });
+            }
+        }
+    }
+
+    fn rng(&self, streams: &Streams, domain: &str, range: usize, epoch: u64) -> KeyedRng {
+        let (bucket, batch_id) = self.keys[range];
+        let is_named = u64::from(batch_id.is_some());
+        streams.keyed(domain, &[epoch.into(), u64::from(bucket).into(), is_named.into(), batch_id.unwrap_or("").into()])
     }
 
     /// Returns how many different images each range has.
@@ -123,23 +183,11 @@ impl<'a> Ranges<'a> {
         }
         lengths
     }
+}
 
-    /// Counting sort: every occurrence straight into its range.
-    fn sorted(&self, copies: &[u16], lengths: &[usize]) -> Vec<Packed> {
-        let mut next: Vec<usize> = Vec::with_capacity(lengths.len());
-        let mut total = 0;
-        for length in lengths {
-            next.push(total);
-            total += length;
-        }
-        let mut occurrences = vec![Packed { sample: 0, copy: 0 }; total];
-        for ((sample, &range), &copies) in (0u32..).zip(&self.of_sample).zip(copies) {
-            let next = &mut next[range as usize];
-            for copy in 0..copies {
-                occurrences[*next] = Packed { sample, copy };
-                *next += 1;
-            }
-        }
-        occurrences
+/// Mixes the first `count` items into the rest, which is in random order: the steps of Fisher-Yates that are left.
+fn mix_in<T>(items: &mut [T], count: usize, rng: &mut KeyedRng) {
+    for first in (0..count).rev() {
+        items.swap(first, first + rng.below((items.len() - first) as u64) as usize);
     }
 }

@@ -119,19 +119,13 @@ impl PlanReport {
         epochs: u64,
         mut visit: impl FnMut(&EpochSchedule) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let mut reports = Vec::new();
+        let mut report = Self { dataset: DatasetSummary::new(dataset), epochs: Vec::new(), samples: None };
         for epoch in 0..epochs {
             let schedule = EpochSchedule::compute(dataset, options, epoch);
             visit(&schedule)?;
-            reports.push(EpochReport::new(dataset, &schedule));
+            report.epochs.push(EpochReport::new(dataset, &schedule));
         }
-        let summary = DatasetSummary {
-            fingerprint: dataset.fingerprint.clone(),
-            images: dataset.samples.len() as u64,
-            warnings: dataset.warnings.clone(),
-            upscaled: dataset.upscaled().map(|sample| sample.path.clone()).collect(),
-        };
-        Ok(Self { dataset: summary, epochs: reports, samples: None })
+        Ok(report)
     }
 
     /// Adds every sample, with the run's chances where it has none of its own.
@@ -150,6 +144,17 @@ impl PlanReport {
         };
         self.samples = Some(dataset.samples.iter().map(report).collect());
         self
+    }
+}
+
+impl DatasetSummary {
+    fn new(dataset: &Dataset) -> Self {
+        Self {
+            fingerprint: dataset.fingerprint.clone(),
+            images: dataset.samples.len() as u64,
+            warnings: dataset.warnings.clone(),
+            upscaled: dataset.upscaled().map(|sample| sample.path.clone()).collect(),
+        }
     }
 }
 

@@ -1,0 +1,91 @@
+//! Law 1: what the disk, the threads and the place of the data root have no say in.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::rng::Streams;
+use crate::schedule::{EpochSchedule, ScheduleOptions};
+
+const FILES: [&str; 9] =
+    ["b.bmp", "a/x.bmp", "a.bmp", "a/b/c.bmp", "a-b/z.bmp", "Z.bmp", "ä.bmp", "a/10.bmp", "a/9.bmp"];
+
+#[test]
+fn samples_are_sorted_by_the_bytes_of_their_path() {
+    let dataset = FILES.iter().fold(Root::new(), |root, path| root.image(path, 9, 9)).dataset();
+    let expected = ["Z.bmp", "a-b/z.bmp", "a.bmp", "a/10.bmp", "a/9.bmp", "a/b/c.bmp", "a/x.bmp", "b.bmp", "ä.bmp"];
+    assert_eq!(paths(&dataset), expected);
+    let folders: Vec<(&str, u64)> = dataset.folders.iter().map(|folder| (&*folder.path, folder.images)).collect();
+    assert_eq!(folders, [(".", 4), ("a", 3), ("a-b", 1), ("a/b", 1)]);
+}
+
+#[test]
+fn hidden_names_are_skipped() {
+    let root =
+        Root::new().images("a", 1).image(".hidden.bmp", 9, 9).image(".folder/x.bmp", 9, 9).image("a/.x.bmp", 9, 9);
+    assert_eq!(paths(&root.dataset()), ["a/0000.bmp"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_circles_are_cut() {
+    use std::os::unix::fs::symlink;
+    let elsewhere = Root::new().images("more", 1);
+    let root = Root::new().images("a", 1).images("a/b", 1);
+    symlink("..", root.path().join("a/b/up")).unwrap();
+    symlink(root.path(), root.path().join("a/self")).unwrap();
+    symlink(elsewhere.path().join("more"), root.path().join("linked")).unwrap();
+    symlink("a/0000.bmp", root.path().join("one.bmp")).unwrap();
+    symlink("gone", root.path().join("broken.bmp")).unwrap();
+    let dataset = root.dataset();
+    assert_eq!(paths(&dataset), ["a/0000.bmp", "a/b/0000.bmp", "linked/0000.bmp", "one.bmp"]);
+    let named = |text: &str| dataset.warnings.iter().filter(|warning| warning.starts_with(text)).count();
+    assert_eq!(
+        (named("a/b/up is a link back"), named("a/self is a link back"), named("broken.bmp was skipped")),
+        (1, 1, 1)
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn names_that_would_break_a_line_are_skipped_and_named() {
+    let root = Root::new().images("a", 1).image("two\nlines.bmp", 9, 9);
+    let dataset = root.dataset();
+    assert_eq!(paths(&dataset), ["a/0000.bmp"]);
+    assert!(dataset.warnings[0].contains(r#""two\nlines.bmp" was skipped"#), "{:?}", dataset.warnings);
+}
+
+#[test]
+fn the_fingerprint_sees_contents_and_not_places() {
+    let make = || Root::new().images("a", 3).file("a/0001.txt", "caption").file("a/multiply.txt", "2.50");
+    let fingerprint = make().dataset().fingerprint;
+    assert_eq!(make().dataset().fingerprint, fingerprint);
+    assert_eq!(make().file("a/multiply.txt", "2.5").dataset().fingerprint, fingerprint);
+    for other in [
+        make().file("a/multiply.txt", "2"),
+        make().file("a/0001.txt", "other"),
+        make().image("a/0001.bmp", 512, 513),
+        make().images("a", 4),
+        make().file("a/loss_scale.txt", "0.5"),
+    ] {
+        assert_ne!(other.dataset().fingerprint, fingerprint);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn creation_order_and_threads_do_not_matter(seed in any::<u64>(), threads in 1usize..9) {
+        let write = |files: &[&str]| files.iter().fold(Root::new(), |root, path| root.image(path, 40 + path.len() as u32, 50));
+        let straight = write(&FILES).file("a/multiply.txt", "0.5").file("notes.md", "");
+        let mut files = FILES;
+        Streams::new(seed).keyed("test", &[]).shuffle(&mut files);
+        let shuffled = write(&files).file("notes.md", "").file("a/multiply.txt", "0.5");
+        let expected = Dataset::scan_with_threads(&straight.config(), 1).unwrap();
+        let found = Dataset { root: expected.root.clone(), ..Dataset::scan_with_threads(&shuffled.config(), threads).unwrap() };
+        prop_assert_eq!(&found, &expected);
+        let options = ScheduleOptions::from(&crate::config::RunConfig::default());
+        let hash = |dataset| EpochSchedule::compute(dataset, &options, 2).hash();
+        prop_assert_eq!(hash(&found), hash(&expected));
+    }
+}
