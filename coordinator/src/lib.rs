@@ -20,6 +20,6 @@ mod wire;
 
 pub use error::RunError;
 pub use events::{Outcome, RunEvent};
-pub use ledger::{Ledger, LedgerError};
+pub use ledger::LedgerError;
 pub use run::{CHECKPOINTS_FOLDER, CONFIG_FILE, LEDGER_FILE, PreparedRun};
 pub use server::serve;

@@ -3,9 +3,15 @@
 //! A commit and its losses are one transaction, synced to the disk before it counts. Each commit carries the hash of the
 //! one before it, so that a missing or altered row shows.
 
+mod rows;
+
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, params};
+
+pub(crate) use rows::{Commit, LossRow, MemberRow};
+pub(crate) use rows::{StoredCommit, chain, losses_hash};
+use rows::{loss_row, stored_commit};
 
 /// Layout of the tables; a ledger of another version is refused.
 const FORMAT: &str = "1";
@@ -52,56 +58,8 @@ pub enum LedgerError {
     },
 }
 
-/// A step that counts.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Commit {
-    /// 0-based over the whole run.
-    pub step: u64,
-    /// Its epoch, 0-based.
-    pub epoch: u64,
-    /// First position of the epoch's schedule that the step covers.
-    pub first_position: u64,
-    /// Count of positions it covers, without gaps.
-    pub positions: u64,
-    /// Worker set that computed it.
-    pub generation: u64,
-    /// BLAKE3 of the reduced gradient.
-    pub gradient_hash: Vec<u8>,
-    /// Global L2 norm of the reduced gradient before clipping.
-    pub gradient_norm: f64,
-    /// One row for each position, in order.
-    pub losses: Vec<LossRow>,
-}
-
-/// What one occurrence contributed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LossRow {
-    /// Place in the epoch's schedule, 0-based.
-    pub position: u64,
-    /// Number of the sample in the ledger's `samples` table.
-    pub sample: u32,
-    /// Which of the sample's uses in this epoch.
-    pub copy: u32,
-    /// Diffusion timestep.
-    pub timestep: u32,
-    /// Unweighted loss.
-    pub loss: f32,
-    /// Weight in the gradient, without the normaliser.
-    pub weight: f64,
-    /// Why the picture could not be used, if it could not.
-    pub skipped: Option<String>,
-}
-
-/// A commit as `verify` reads it back.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct StoredCommit {
-    pub(crate) commit: Commit,
-    pub(crate) losses_hash: Vec<u8>,
-    pub(crate) chain: Vec<u8>,
-}
-
 /// An open ledger.
-pub struct Ledger {
+pub(crate) struct Ledger {
     connection: Connection,
     path: PathBuf,
 }
@@ -111,7 +69,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be created or written.
-    pub fn create(path: &Path, facts: &[(&str, &str)], samples: &[&str]) -> Result<Self, LedgerError> {
+    pub(crate) fn create(path: &Path, facts: &[(&str, &str)], samples: &[&str]) -> Result<Self, LedgerError> {
         let mut ledger = Self::connect(path)?;
         ledger.transact("create", |transaction| {
             transaction.execute_batch(SCHEMA)?;
@@ -133,7 +91,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file is missing, is no ledger, or is one of another format.
-    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, LedgerError> {
         if let Err(error) = std::fs::File::open(path) {
             let source = rusqlite::Error::ToSqlConversionFailure(Box::new(error));
             return Err(LedgerError::Sqlite { action: "open", path: path.to_owned(), source });
@@ -180,7 +138,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn fact(&self, key: &str) -> Result<Option<String>, LedgerError> {
+    pub(crate) fn fact(&self, key: &str) -> Result<Option<String>, LedgerError> {
         self.connection
             .query_row("SELECT value FROM run WHERE key = ?", [key], |row| row.get(0))
             .optional()
@@ -191,7 +149,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn record_epoch(
+    pub(crate) fn record_epoch(
         &mut self,
         epoch: u64,
         schedule_hash: &str,
@@ -209,7 +167,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn schedule_hashes(&self) -> Result<Vec<(u64, String)>, LedgerError> {
+    pub(crate) fn schedule_hashes(&self) -> Result<Vec<(u64, String)>, LedgerError> {
         let read = || -> rusqlite::Result<Vec<(u64, String)>> {
             let mut query = self.connection.prepare("SELECT epoch, schedule_hash FROM epochs ORDER BY epoch")?;
             query.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?.collect()
@@ -221,7 +179,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn record_members(&mut self, generation: u64, members: &[MemberRow]) -> Result<(), LedgerError> {
+    pub(crate) fn record_members(&mut self, generation: u64, members: &[MemberRow]) -> Result<(), LedgerError> {
         self.transact("write", |transaction| {
             let mut insert = transaction.prepare("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?)")?;
             for (rank, member) in members.iter().enumerate() {
@@ -236,7 +194,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn last_generation(&self) -> Result<u64, LedgerError> {
+    pub(crate) fn last_generation(&self) -> Result<u64, LedgerError> {
         self.connection
             .query_row("SELECT COALESCE(MAX(generation), 0) FROM members", [], |row| row.get::<_, i64>(0))
             .map(|generation| generation as u64)
@@ -247,7 +205,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn next_step(&self) -> Result<u64, LedgerError> {
+    pub(crate) fn next_step(&self) -> Result<u64, LedgerError> {
         self.connection
             .query_row("SELECT COALESCE(MAX(step) + 1, 0) FROM commits", [], |row| row.get::<_, i64>(0))
             .map(|step| step as u64)
@@ -258,7 +216,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be written (a full disk); then the step does not count.
-    pub fn commit(&mut self, commit: &Commit) -> Result<(), LedgerError> {
+    pub(crate) fn commit(&mut self, commit: &Commit) -> Result<(), LedgerError> {
         self.transact("commit a step to", |transaction| {
             let previous = chain_before(transaction, commit.step)?;
             let losses_hash = losses_hash(&commit.losses);
@@ -295,7 +253,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn roll_back(&mut self, to_step: u64, reason: &str) -> Result<(), LedgerError> {
+    pub(crate) fn roll_back(&mut self, to_step: u64, reason: &str) -> Result<(), LedgerError> {
         let from_step = self.next_step()?;
         self.transact("roll back", |transaction| {
             let last_chain = chain_before(transaction, from_step)?;
@@ -312,7 +270,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn rollbacks(&self) -> Result<Vec<(u64, u64)>, LedgerError> {
+    pub(crate) fn rollbacks(&self) -> Result<Vec<(u64, u64)>, LedgerError> {
         let read = || -> rusqlite::Result<Vec<(u64, u64)>> {
             let mut query = self.connection.prepare("SELECT from_step, to_step FROM rollbacks ORDER BY id")?;
             query.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)))?.collect()
@@ -324,7 +282,12 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn record_checkpoint(&mut self, next_step: u64, path: &str, params_hash: &str) -> Result<(), LedgerError> {
+    pub(crate) fn record_checkpoint(
+        &mut self,
+        next_step: u64,
+        path: &str,
+        params_hash: &str,
+    ) -> Result<(), LedgerError> {
         self.transact("write", |transaction| {
             let row = params![next_step as i64, path, params_hash];
             transaction.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", row).map(drop)
@@ -335,7 +298,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn checkpoints(&self) -> Result<Vec<(u64, String, String)>, LedgerError> {
+    pub(crate) fn checkpoints(&self) -> Result<Vec<(u64, String, String)>, LedgerError> {
         let read = || -> rusqlite::Result<Vec<(u64, String, String)>> {
             let mut query = self.connection.prepare("SELECT * FROM checkpoints ORDER BY next_step")?;
             query.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?, row.get(2)?)))?.collect()
@@ -347,7 +310,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn forget_checkpoint(&mut self, next_step: u64) -> Result<(), LedgerError> {
+    pub(crate) fn forget_checkpoint(&mut self, next_step: u64) -> Result<(), LedgerError> {
         self.transact("write", |transaction| {
             transaction.execute("DELETE FROM checkpoints WHERE next_step = ?", [next_step as i64]).map(drop)
         })
@@ -373,163 +336,11 @@ impl Ledger {
     }
 }
 
-/// A member of a generation, by rank.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberRow {
-    /// Number of the worker within the run.
-    pub worker: u64,
-    /// Host it runs on.
-    pub host: String,
-    /// Device it trains on.
-    pub device: String,
-    /// Its process id on that host.
-    pub process_id: u32,
-}
-
-fn stored_commit(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredCommit> {
-    let number = |index: usize| row.get::<_, i64>(index).map(|value| value as u64);
-    Ok(StoredCommit {
-        commit: Commit {
-            step: number(0)?,
-            epoch: number(1)?,
-            first_position: number(2)?,
-            positions: number(3)?,
-            generation: number(4)?,
-            gradient_hash: row.get(5)?,
-            gradient_norm: row.get(6)?,
-            losses: Vec::new(),
-        },
-        losses_hash: row.get(7)?,
-        chain: row.get(8)?,
-    })
-}
-
-fn loss_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<LossRow> {
-    Ok(LossRow {
-        position: row.get::<_, i64>(1)? as u64,
-        sample: row.get(2)?,
-        copy: row.get(3)?,
-        timestep: row.get(4)?,
-        loss: row.get::<_, f64>(5)? as f32,
-        weight: row.get(6)?,
-        skipped: row.get(7)?,
-    })
-}
-
 fn chain_before(connection: &Connection, step: u64) -> rusqlite::Result<Vec<u8>> {
     let query = "SELECT chain FROM commits WHERE step = ?";
     let previous = connection.prepare_cached(query)?.query_row([step as i64 - 1], |row| row.get(0)).optional()?;
     Ok(previous.unwrap_or_default())
 }
 
-/// Hashes the losses of a step. 16 bytes: it guards against damage, the chain guards the order.
-pub(crate) fn losses_hash(losses: &[LossRow]) -> Vec<u8> {
-    let mut hasher = blake3::Hasher::new();
-    for row in losses {
-        hasher.update(&row.position.to_le_bytes());
-        for number in [row.sample, row.copy, row.timestep, row.loss.to_bits()] {
-            hasher.update(&number.to_le_bytes());
-        }
-        hasher.update(&row.weight.to_bits().to_le_bytes());
-        let skipped = row.skipped.as_deref().unwrap_or("");
-        hasher.update(&(skipped.len() as u64).to_le_bytes()).update(skipped.as_bytes());
-    }
-    hasher.finalize().as_bytes()[..16].to_vec()
-}
-
-/// Hashes a commit together with the hash of the one before it (empty for the first).
-pub(crate) fn chain(previous: &[u8], commit: &Commit, losses_hash: &[u8]) -> Vec<u8> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&(previous.len() as u64).to_le_bytes()).update(previous);
-    for number in [commit.step, commit.epoch, commit.first_position, commit.positions, commit.generation] {
-        hasher.update(&number.to_le_bytes());
-    }
-    hasher.update(&commit.gradient_norm.to_bits().to_le_bytes());
-    hasher.update(&commit.gradient_hash).update(losses_hash);
-    hasher.finalize().as_bytes()[..16].to_vec()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn commit(step: u64) -> Commit {
-        let row = |position| LossRow {
-            position,
-            sample: 1,
-            copy: 0,
-            timestep: 7,
-            loss: 0.1,
-            weight: 0.5,
-            skipped: (position == 3).then(|| "truncated".to_owned()),
-        };
-        Commit {
-            step,
-            epoch: 0,
-            first_position: step * 2,
-            positions: 2,
-            generation: 1,
-            gradient_hash: vec![step as u8; 32],
-            gradient_norm: 0.25,
-            losses: vec![row(step * 2), row(step * 2 + 1)],
-        }
-    }
-
-    fn stored(ledger: &Ledger) -> Vec<StoredCommit> {
-        let mut all = vec![];
-        ledger
-            .for_each_commit(|commit| -> Result<(), LedgerError> {
-                all.push(commit);
-                Ok(())
-            })
-            .unwrap();
-        all
-    }
-
-    #[test]
-    fn commits_come_back_as_written_and_survive_reopening() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger.sqlite");
-        let mut ledger = Ledger::create(&path, &[("run_id", "x")], &["a.png", "b.png"]).unwrap();
-        ledger.commit(&commit(0)).unwrap();
-        ledger.commit(&commit(1)).unwrap();
-        drop(ledger);
-        let ledger = Ledger::open(&path).unwrap();
-        assert_eq!((ledger.next_step().unwrap(), ledger.fact("run_id").unwrap()), (2, Some("x".to_owned())));
-        let all = stored(&ledger);
-        assert_eq!(all.iter().map(|stored| stored.commit.clone()).collect::<Vec<_>>(), [commit(0), commit(1)]);
-        assert_eq!(all[1].chain, chain(&all[0].chain, &all[1].commit, &losses_hash(&all[1].commit.losses)));
-    }
-
-    #[test]
-    fn a_step_is_committed_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::create(&folder.path().join("l"), &[], &[]).unwrap();
-        ledger.commit(&commit(0)).unwrap();
-        assert!(ledger.commit(&commit(0)).is_err());
-        assert_eq!(stored(&ledger).len(), 1);
-    }
-
-    #[test]
-    fn a_rollback_is_recorded_and_the_chain_goes_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::create(&folder.path().join("l"), &[], &[]).unwrap();
-        for step in 0..4 {
-            ledger.commit(&commit(step)).unwrap();
-        }
-        let before = stored(&ledger);
-        ledger.roll_back(2, "resumed").unwrap();
-        assert_eq!((ledger.next_step().unwrap(), ledger.rollbacks().unwrap()), (2, vec![(4, 2)]));
-        ledger.commit(&commit(2)).unwrap();
-        assert_eq!(stored(&ledger), before[..3]);
-    }
-
-    #[test]
-    fn a_file_that_is_no_ledger_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger.sqlite");
-        assert!(matches!(Ledger::open(&path), Err(LedgerError::Sqlite { action: "open", .. })));
-        std::fs::write(&path, "not a database, but long enough to be looked at").unwrap();
-        assert!(Ledger::open(&path).is_err());
-    }
-}
+mod tests;
