@@ -9,7 +9,7 @@ use ballast_common::checkpoint::{CheckpointState, FORMAT_VERSION, STATE_FILE, re
 use ballast_common::config::RunConfig;
 use ballast_common::dataset::Dataset;
 use ballast_coordinator::verify::{VerifyError, verify};
-use ballast_coordinator::{LEDGER_FILE, Outcome, PreparedRun, RunError, RunEvent, serve};
+use ballast_coordinator::{LEDGER_FILE, Outcome, PreparedRun, RunError, RunEvent, losses, serve};
 use ballast_proto::v1::coordinator_client::CoordinatorClient;
 use ballast_proto::v1::session_request::Message as Out;
 use ballast_proto::v1::session_response::Message as In;
@@ -235,6 +235,9 @@ async fn a_run_is_committed_saved_and_verified() {
     assert!(report.checkpoints.contains(&total) && report.checkpoints.len() <= 3, "{report:?}");
     let schedule = std::fs::read_to_string(fixture.run_folder().join("logs/ep2_batch_schedule.txt")).unwrap();
     assert_eq!(schedule.lines().count(), 8);
+    let points = losses(&fixture.run_folder()).unwrap();
+    let more = points.iter().filter(|point| point.folder == "more").count();
+    assert_eq!((points.len(), more, points[0].loss), (24, 9, 0.5));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -316,6 +316,21 @@ impl Ledger {
         })
     }
 
+    /// Returns (step, path of the picture, unweighted loss) of every occurrence that was not skipped, in order.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn losses_by_path(&self) -> Result<Vec<(u64, String, f64)>, LedgerError> {
+        let read = || -> rusqlite::Result<Vec<(u64, String, f64)>> {
+            let mut query = self.connection.prepare(
+                "SELECT step, path, loss FROM losses JOIN samples ON samples.id = losses.sample
+                 WHERE skipped IS NULL ORDER BY step, position",
+            )?;
+            query.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?, row.get(2)?)))?.collect()
+        };
+        read().map_err(self.failed("read"))
+    }
+
     /// Calls `visit` with every commit in order, as stored.
     pub(crate) fn for_each_commit<E: From<LedgerError>>(
         &self,
