@@ -294,3 +294,6 @@ pub(crate) fn load(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
