@@ -1,5 +1,6 @@
 //! `ballast plan`: what would be trained, folder by folder, without a GPU and without a model.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -61,9 +62,9 @@ A multiply.txt in a folder says how often its images are used per epoch: 2 is tw
 
 /// Runs the command.
 pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
-    // The text report ends with the warnings, so they need not be on the terminal twice.
-    let verbosity = output.verbosity() - i8::from(args.format == Format::Text && output.verbosity() == 0);
-    let _telemetry = telemetry::init(Service::Cli, Options::new(verbosity));
+    // The report says what was applied and what is odd: on a terminal that need not be there twice.
+    let is_said_there = args.format == Format::Text && std::io::stdout().is_terminal() && output.verbosity() == 0;
+    let _telemetry = telemetry::init(Service::Cli, Options::new(output.verbosity() - i8::from(is_said_there)));
     let flags = Flags::default().with_path("data.root", args.data.as_ref()).with("run.seed", args.seed);
     let config = load(args.config.as_deref(), &args.set, flags)?;
     let dataset = Dataset::scan(&config.data).map_err(UsageError::from)?;

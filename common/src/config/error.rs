@@ -51,9 +51,12 @@ impl ConfigError {
         &self.problems
     }
 
-    /// Returns the first known remedy.
+    /// Returns the remedy, where one is known. With many problems each has its own, in its line of the text.
     pub fn hint(&self) -> Option<String> {
-        self.problems.iter().find_map(|problem| problem.hint.clone())
+        match self.problems.as_slice() {
+            [problem] => problem.hint.clone(),
+            _ => None,
+        }
     }
 
     pub(super) fn from_problems(problems: Vec<Problem>) -> Result<(), Self> {
@@ -66,7 +69,11 @@ fn lines(problems: &[Problem]) -> String {
         [problem] => format!("config: {problem}"),
         _ => {
             let head = format!("the config has {} problems", problems.len());
-            problems.iter().fold(head, |text, problem| format!("{text}\n  {problem}"))
+            let line = |problem: &Problem| match &problem.hint {
+                Some(hint) => format!("\n  {problem} ({hint})"),
+                None => format!("\n  {problem}"),
+            };
+            problems.iter().map(line).fold(head, |text, line| text + &line)
         }
     }
 }

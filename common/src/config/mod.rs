@@ -1,6 +1,6 @@
 //! The run's config: one typed tree, read from TOML, the environment and the command line.
 //!
-//! Two stages. [`raw`](self) keeps each value as it was written together with where it was written, so that every
+//! Two stages. `raw` keeps each value as it was written together with where it was written, so that every
 //! complaint can name file and line. [`RunConfig`] is the second: complete, checked, paths absolute. The rest of ballast
 //! sees only the second.
 //!

@@ -191,8 +191,6 @@ impl RawConfig {
     }
 
     fn problem(&mut self, location: String, key: &str, message: String, hint: Option<String>) {
-        // The first line of a report is the one that is read: the hint is repeated there.
-        let message = hint.iter().fold(message, |message, hint| format!("{message} ({hint})"));
         self.problems.push(Problem { location: Some(location), key: key.to_owned(), message, hint });
     }
 }

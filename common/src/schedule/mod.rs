@@ -1,6 +1,6 @@
 //! The schedule: which images are trained, how often, in which order and in which company, decided before an epoch starts.
 //!
-//! A pure function of dataset, options and epoch. It goes in stages, a file each: [`counts`] says how often each image is used
+//! A pure function of dataset, options and epoch. It goes in stages, a file each: `counts` says how often each image is used
 //! this epoch, `order` brings the uses into a random order within their bucket, `apart` keeps copies of one image out of the
 //! same step, and [`EpochSchedule`] gives out the result step by step.
 
@@ -10,6 +10,7 @@ mod deck;
 mod epoch;
 mod order;
 mod report;
+mod report_text;
 mod run;
 mod write;
 
