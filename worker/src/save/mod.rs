@@ -116,9 +116,9 @@ pub(crate) fn save_final(
     let folder = run_folder.join("final");
     replace_folder(&folder, |folder| save_model(snapshot.model, folder, precision))?;
     let file = run_folder.join("final.safetensors");
+    // Nothing that names the run: the same training gives the same bytes under any name.
     let metadata = BTreeMap::from([
         ("format".to_owned(), "pt".to_owned()),
-        ("ballast.run".to_owned(), snapshot.run_id.to_owned()),
         ("ballast.steps".to_owned(), snapshot.next_step.to_string()),
     ]);
     let failed = |source| SaveError::Model { path: file.clone(), source };
