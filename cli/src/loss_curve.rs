@@ -150,7 +150,9 @@ mod tests {
     use super::*;
 
     fn points(losses: impl Iterator<Item = (u64, f64)>) -> Vec<LossPoint> {
-        losses.map(|(step, loss)| LossPoint { step, folder: if step % 2 == 0 { "a<b" } else { "c" }.to_owned(), loss }).collect()
+        losses
+            .map(|(step, loss)| LossPoint { step, folder: if step % 2 == 0 { "a<b" } else { "c" }.to_owned(), loss })
+            .collect()
     }
 
     #[test]
@@ -171,7 +173,12 @@ mod tests {
     fn axes_are_round_and_reach_the_value() {
         for (value, top, spacing) in [(0.37, 0.4, 0.1), (0.09, 0.1, 0.02), (4.2, 5.0, 1.0), (1.0, 1.0, 0.2)] {
             let axis = Axis::up_to(value);
-            assert!((axis.top - top).abs() < 1e-9 && (axis.spacing - spacing).abs() < 1e-9, "{value}: {} {}", axis.top, axis.spacing);
+            assert!(
+                (axis.top - top).abs() < 1e-9 && (axis.spacing - spacing).abs() < 1e-9,
+                "{value}: {} {}",
+                axis.top,
+                axis.spacing
+            );
         }
     }
 

@@ -1,0 +1,124 @@
+//! A run under way: the coordinator's events shown, signals obeyed, local workers watched.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ballast_coordinator::{Outcome, PreparedRun, RunEvent};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+use crate::failure::Failure;
+use crate::progress::Progress;
+use crate::signals::StopSignals;
+use crate::worker_processes::{WorkerEvent, WorkerExit, WorkerProcesses};
+
+/// How long the coordinator may take to notice that all workers have gone, and workers to leave when the run is over.
+const PARTING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a run ended that did not fail.
+pub(crate) enum RunEnd {
+    /// All steps are done.
+    Finished,
+    /// The first signal: the step was finished and saved.
+    Interrupted { next_step: u64, checkpoint: Option<PathBuf> },
+    /// The second signal.
+    StoppedAtOnce,
+}
+
+/// Runs the coordinator until the run ends, with the workers that were started beside it, if any.
+pub(crate) async fn drive(
+    listener: TcpListener,
+    run: PreparedRun,
+    worker_count: u32,
+    progress: &mut Progress,
+    mut workers: Option<WorkerProcesses>,
+) -> Result<RunEnd, Failure> {
+    if let Some(workers) = &workers {
+        progress.note_logs(workers.logs());
+    }
+    let mut signals = StopSignals::listen().context("cannot listen for Ctrl-C")?;
+    let (stop_sender, stop) = watch::channel(false);
+    let (event_sender, mut events) = mpsc::unbounded_channel();
+    let serve = ballast_coordinator::serve(listener, run, worker_count, event_sender, stop);
+    tokio::pin!(serve);
+    let mut started = false;
+    let outcome = loop {
+        tokio::select! {
+            // What happened before the end is shown before the end.
+            biased;
+            Some(event) = events.recv() => {
+                started |= matches!(event, RunEvent::Started { .. });
+                progress.show(&event);
+            }
+            outcome = &mut serve => break outcome?,
+            () = signals.next() => {
+                if stop_sender.send_replace(true) {
+                    return Ok(RunEnd::StoppedAtOnce);
+                }
+                progress.insist(&stop_message(started, progress.current_step()));
+            }
+            Some(event) = next_worker_event(&mut workers) => match event {
+                WorkerEvent::Warning(warning) => progress.insist(&format!("warning: {warning}")),
+                WorkerEvent::Exit(exit) => {
+                    worker_ended(&exit, started, *stop_sender.borrow(), progress)?;
+                    if workers.as_ref().is_some_and(WorkerProcesses::is_empty) {
+                        break finish_without_workers(&mut serve).await?;
+                    }
+                }
+            },
+        }
+    };
+    while let Ok(event) = events.try_recv() {
+        progress.show(&event);
+    }
+    if let Some(workers) = &mut workers {
+        // Whoever has not left by then is killed when `workers` is dropped.
+        let all_gone = async { while workers.next().await.is_some() {} };
+        let _ = tokio::time::timeout(PARTING_TIMEOUT, all_gone).await;
+    }
+    Ok(match outcome {
+        Outcome::Finished { .. } => RunEnd::Finished,
+        Outcome::Interrupted { next_step, checkpoint } => RunEnd::Interrupted { next_step, checkpoint },
+    })
+}
+
+fn stop_message(started: bool, current_step: u64) -> String {
+    if started {
+        format!("finishing step {}, then saving; press Ctrl-C again to stop at once", current_step + 1)
+    } else {
+        "stopping before the first step; press Ctrl-C again to stop at once".to_owned()
+    }
+}
+
+async fn next_worker_event(workers: &mut Option<WorkerProcesses>) -> Option<WorkerEvent> {
+    workers.as_mut()?.next().await
+}
+
+/// Decides what the end of a worker means: nothing when the run is over or being stopped before it began, an error when it
+/// could not start, else a warning, since the others go on.
+fn worker_ended(exit: &WorkerExit, started: bool, stopping: bool, progress: &Progress) -> Result<(), Failure> {
+    if exit.status.success() || stopping && !started {
+        return Ok(());
+    }
+    let (reason, hint) = exit.reason();
+    if !started {
+        let failure = Failure::failed(format_args!("worker {} could not start: {reason}", exit.number));
+        return Err(failure.hint(hint.unwrap_or_else(|| format!("its log is {}", exit.log.display()))));
+    }
+    progress.insist(&format!("warning: worker process {} ended: {reason}", exit.number));
+    if let Some(hint) = hint {
+        progress.insist(&format!("hint: {hint}"));
+    }
+    Ok(())
+}
+
+/// Waits for the coordinator to say how the run ends, now that all its workers have gone.
+async fn finish_without_workers(
+    serve: impl Future<Output = Result<Outcome, ballast_coordinator::RunError>>,
+) -> Result<Outcome, Failure> {
+    match tokio::time::timeout(PARTING_TIMEOUT, serve).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(Failure::failed("all workers have ended before the run has")),
+    }
+}

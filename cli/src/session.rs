@@ -1,0 +1,155 @@
+//! What `ballast train` and `ballast coordinator` have in common: a checked run, its terminal, and its end.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use ballast_common::config::RunConfig;
+use ballast_common::dataset::Dataset;
+use ballast_common::telemetry::{self, Service, Style, TelemetryGuard, TracesSetting};
+use ballast_coordinator::PreparedRun;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+use crate::OutputArgs;
+use crate::failure::{EXIT_INTERRUPTED, Failure};
+use crate::progress::{Progress, counted};
+use crate::run_loop::{RunEnd, drive};
+use crate::summary::{BALANCE_FILE, LOG_FILE, LOSS_CURVE_FILE, Summary, resume_command, shown};
+use crate::worker_processes::WorkerProcesses;
+use crate::{loss_curve, model_path, run_folder};
+
+/// A run whose config, data and model were found to be good.
+pub(crate) struct Session {
+    pub(crate) config: RunConfig,
+    pub(crate) run_folder: PathBuf,
+    dataset: Option<Dataset>,
+    pub(crate) progress: Progress,
+    telemetry: TelemetryGuard,
+    started: Instant,
+}
+
+impl Session {
+    /// Checks data, model and run folder, and shows the balance table. Writes nothing.
+    pub(crate) async fn open(
+        mut config: RunConfig,
+        config_file: Option<&Path>,
+        resume: bool,
+        output: OutputArgs,
+    ) -> Result<Self, Failure> {
+        let progress = Progress::new(output.verbosity() < 0);
+        let telemetry = telemetry::init(
+            Service::Coordinator,
+            telemetry::Options {
+                verbosity: output.verbosity(),
+                style: Style::Person,
+                terminal: progress.terminal_writer(),
+                traces: TracesSetting::On {
+                    endpoint: config.telemetry.otlp_endpoint.clone(),
+                    namespace: config.telemetry.service_namespace.clone(),
+                    quiet: false,
+                },
+            },
+        );
+        let run_folder = match resume {
+            true => run_folder::to_resume(&config.run, config_file)?,
+            false => run_folder::for_new_run(&config.run, config_file)?,
+        };
+        // So that the config in the run folder finds the run again by itself.
+        config.run.name = run_folder.file_name().map(|name| name.to_string_lossy().into_owned());
+        if let Some(model) = &config.model.path {
+            model_path::check(model)?;
+        }
+        let dataset = Dataset::scan(&config.data).map_err(ballast_common::UsageError::from)?;
+        Ok(Self { config, run_folder, dataset: Some(dataset), progress, telemetry, started: Instant::now() })
+    }
+
+    /// Makes or reopens the run folder.
+    pub(crate) fn prepare(&mut self, resume: bool) -> Result<PreparedRun, Failure> {
+        let dataset = self.dataset.take().expect("a session prepares its run once");
+        let table = crate::plan::balance_table(&self.config, &dataset);
+        self.progress.say(&table);
+        let (config, folder) = (self.config.clone(), self.run_folder.clone());
+        let run = match resume {
+            true => PreparedRun::resume(config, dataset, folder)?,
+            false => PreparedRun::create(config, dataset, folder)?,
+        };
+        let log = self.run_folder.join(LOG_FILE);
+        self.telemetry.log_to_file(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let balance = self.run_folder.join(BALANCE_FILE);
+        std::fs::write(&balance, table).with_context(|| format!("cannot write {}", balance.display()))?;
+        let (steps, epochs) = (counted(run.stop_step(), "step"), counted(self.config.run.epochs, "epoch"));
+        self.progress.say(&format!("run {}: {steps}, {epochs}", shown(&self.run_folder)));
+        Ok(run)
+    }
+
+    /// Runs to the end and says how it went.
+    pub(crate) async fn carry_out(
+        mut self,
+        run: PreparedRun,
+        listener: TcpListener,
+        worker_count: u32,
+        workers: Option<WorkerProcesses>,
+    ) -> Result<ExitCode, Failure> {
+        let (steps, cut_short) = (run.stop_step(), run.stop_step() < run.total_steps());
+        let end = drive(listener, run, worker_count, &mut self.progress, workers).await;
+        self.progress.finish();
+        let telemetry = self.telemetry;
+        let _ = tokio::task::spawn_blocking(|| telemetry.shutdown()).await;
+        match end? {
+            RunEnd::Finished => {
+                if let Err(error) = draw_loss_curve(&self.run_folder) {
+                    eprintln!("warning: there is no loss curve: {error:#}");
+                }
+                let elapsed = self.started.elapsed();
+                let summary = Summary { run_folder: &self.run_folder, config: &self.config, steps, elapsed, cut_short };
+                println!("{}", summary.text().trim_end());
+                Ok(ExitCode::SUCCESS)
+            }
+            RunEnd::Interrupted { next_step, checkpoint } => {
+                let saved = checkpoint
+                    .map_or_else(|| "nothing to save".to_owned(), |path| format!("saved in {}", shown(&path)));
+                eprintln!("stopped after {}; {saved}", counted(next_step, "step"));
+                eprintln!("hint: go on with: {}", resume_command(&self.run_folder));
+                Ok(ExitCode::from(EXIT_INTERRUPTED))
+            }
+            RunEnd::StoppedAtOnce => {
+                eprintln!("stopped at once; what was not yet in a checkpoint is lost");
+                eprintln!("hint: go on with: {}", resume_command(&self.run_folder));
+                Ok(ExitCode::from(EXIT_INTERRUPTED))
+            }
+        }
+    }
+}
+
+/// Draws the losses that the ledger holds, unless they are too few.
+fn draw_loss_curve(run_folder: &Path) -> anyhow::Result<()> {
+    let path = run_folder.join(LOSS_CURVE_FILE);
+    match loss_curve::svg(&ballast_coordinator::losses(run_folder)?) {
+        Some(svg) => std::fs::write(&path, svg).with_context(|| format!("cannot write {}", path.display())),
+        None => Ok(()),
+    }
+}
+
+/// Makes the runtime: sockets, timers and channels only, so two threads are plenty.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    Ok(runtime.context("cannot start the asynchronous runtime")?)
+}
+
+/// Opens the coordinator's port.
+pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "another program listens there; choose another port, or port 0 for any free one"
+            }
+            std::io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+            _ => "choose another address or port",
+        };
+        Failure::from(anyhow::Error::new(error).context(format!("the coordinator cannot listen on {address}")))
+            .hint(hint)
+    })
+}

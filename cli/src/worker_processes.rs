@@ -1,0 +1,219 @@
+//! The worker processes that `ballast train` starts, each with a log file, none outliving this process.
+//!
+//! A worker ends when its standard input does, which happens even when this process is killed; a clean end kills what is
+//! left. Each has a process group of its own, so that Ctrl-C in a terminal reaches only the parent, who then asks for a
+//! clean stop.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use anyhow::Context as _;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Lines that may come from a worker before anyone reads them; a worker that says more waits.
+const WARNINGS_MAX: usize = 256;
+/// Lines of an error that are kept: a message, its causes and a hint, or a panic.
+const ERROR_LINES_MAX: usize = 40;
+
+/// What each worker is started with.
+pub(crate) struct WorkerSettings<'a> {
+    pub(crate) coordinator: SocketAddr,
+    /// One worker per device: `cpu`, `cuda:0`, `cuda:1`, …
+    pub(crate) devices: &'a [String],
+    pub(crate) threads: usize,
+    pub(crate) run_folder: &'a Path,
+    pub(crate) verbosity: i8,
+    pub(crate) otlp_endpoint: Option<&'a str>,
+}
+
+/// The running workers. Dropping it kills them.
+pub(crate) struct WorkerProcesses {
+    running: JoinSet<WorkerExit>,
+    warnings: mpsc::Receiver<String>,
+    shown: HashSet<String>,
+    logs: HashMap<u32, PathBuf>,
+}
+
+/// What happens to a worker process.
+pub(crate) enum WorkerEvent {
+    /// It has a warning for the person.
+    Warning(String),
+    /// It has ended.
+    Exit(WorkerExit),
+}
+
+/// A worker process has ended.
+pub(crate) struct WorkerExit {
+    /// 1-based, as in its log's name.
+    pub(crate) number: usize,
+    pub(crate) status: ExitStatus,
+    /// What it said last, if that was an error.
+    pub(crate) error: Vec<String>,
+    pub(crate) log: PathBuf,
+}
+
+impl WorkerProcesses {
+    /// Starts one worker per device, from this very program.
+    pub(crate) fn start(settings: &WorkerSettings) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("cannot find the path of this program")?;
+        let (warning_sender, warnings) = mpsc::channel(WARNINGS_MAX);
+        let (mut running, mut logs) = (JoinSet::new(), HashMap::new());
+        for (index, device) in settings.devices.iter().enumerate() {
+            let number = index + 1;
+            let log = settings.run_folder.join(format!("worker-{number}.log"));
+            let log_file = File::options().create(true).append(true).open(&log);
+            let log_file = log_file.with_context(|| format!("cannot open {}", log.display()))?;
+            let child = command(&program, settings, device)
+                .stdout(log_file.try_clone().context("cannot share a log file")?)
+                .spawn()
+                .with_context(|| format!("cannot start worker {number} ({})", program.display()))?;
+            logs.extend(child.id().map(|process_id| (process_id, log.clone())));
+            running.spawn(watch(number, child, log, log_file, warning_sender.clone()));
+        }
+        Ok(Self { running, warnings, shown: HashSet::new(), logs })
+    }
+
+    /// Returns the log of each worker by its process id.
+    pub(crate) fn logs(&self) -> HashMap<u32, PathBuf> {
+        self.logs.clone()
+    }
+
+    /// Says whether all workers have ended.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Waits for what happens next to any worker. None when all have ended and nothing is left to say.
+    pub(crate) async fn next(&mut self) -> Option<WorkerEvent> {
+        loop {
+            tokio::select! {
+                // What a worker said comes before its end.
+                biased;
+                Some(warning) = self.warnings.recv() => {
+                    // Each is passed on once, though every worker may have it.
+                    if self.shown.insert(warning.clone()) {
+                        return Some(WorkerEvent::Warning(warning));
+                    }
+                }
+                Some(exit) = self.running.join_next() => {
+                    return Some(WorkerEvent::Exit(exit.expect("a watcher does not panic and is not cancelled")));
+                }
+                else => return None,
+            }
+        }
+    }
+}
+
+impl WorkerExit {
+    /// Returns what the worker said went wrong, and its hint; else how it ended.
+    pub(crate) fn reason(&self) -> (String, Option<String>) {
+        let hint = self.error.iter().find_map(|line| line.strip_prefix("hint: ")).map(str::to_owned);
+        let lines: Vec<&str> =
+            self.error.iter().filter(|line| !line.starts_with("hint: ")).map(String::as_str).collect();
+        let text = lines.join("\n");
+        match text.strip_prefix("error: ") {
+            Some(text) => (text.to_owned(), hint),
+            None if !text.is_empty() => (format!("{}\n{text}", self.status), hint),
+            None => (self.status.to_string(), hint),
+        }
+    }
+}
+
+fn command(program: &Path, settings: &WorkerSettings, device: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .arg("worker")
+        .args(["--coordinator", &format!("http://{}", settings.coordinator)])
+        .args(["--device", device])
+        .args(["--threads", &settings.threads.to_string()])
+        .arg("--until-stdin-ends")
+        .args((0..settings.verbosity.max(0)).map(|_| "--verbose"))
+        // Colours belong to terminals, not to log files.
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    if let Some(endpoint) = settings.otlp_endpoint.filter(|_| std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_none())
+    {
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+    }
+    command
+}
+
+async fn watch(
+    number: usize,
+    mut child: Child,
+    log: PathBuf,
+    log_file: File,
+    warnings: mpsc::Sender<String>,
+) -> WorkerExit {
+    // Held open as long as the worker is to live; taken from the child, whose `wait` would close it.
+    let stdin = child.stdin.take();
+    let stderr = child.stderr.take().expect("stderr was asked to be piped");
+    let error = copy_lines(stderr, log_file, warnings).await;
+    let status = child.wait().await.expect("the child is ours and not yet reaped");
+    drop(stdin);
+    WorkerExit { number, status, error, log }
+}
+
+/// Copies what a worker says to its log, passes warnings on, and returns the error it ends with.
+async fn copy_lines(stderr: ChildStderr, mut log_file: File, warnings: mpsc::Sender<String>) -> Vec<String> {
+    let mut lines = BufReader::new(stderr).split(b'\n');
+    let mut error = Vec::new();
+    while let Ok(Some(line)) = lines.next_segment().await {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        // One short write per line; a full disk must not stop the copying, or the worker would stall.
+        let _ = writeln!(log_file, "{line}");
+        match LogLine::parse(&line) {
+            Some(LogLine { is_warning, text }) => {
+                error.clear();
+                if is_warning {
+                    // Closed only when nobody listens any more.
+                    let _ = warnings.send(text.to_owned()).await;
+                }
+            }
+            None if error.len() < ERROR_LINES_MAX => error.push(line),
+            None => {}
+        }
+    }
+    error
+}
+
+/// A line of `telemetry::Style::Service`: `TIME LEVEL SPANS: TARGET: TEXT`.
+struct LogLine<'a> {
+    is_warning: bool,
+    text: &'a str,
+}
+
+impl<'a> LogLine<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let (time, rest) = line.split_once(' ')?;
+        let is_time = time.ends_with('Z') && time.len() > 20 && time.as_bytes()[10] == b'T';
+        let (level, text) = rest.trim_start().split_once(' ').filter(|_| is_time)?;
+        Some(Self { is_warning: matches!(level, "WARN" | "ERROR"), text })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_told_from_news_and_from_errors() {
+        let warning =
+            LogLine::parse("2026-11-22T17:29:20.482011Z  WARN ballast_worker: picture skipped path=a.png").unwrap();
+        assert!(warning.is_warning);
+        assert_eq!(warning.text, "ballast_worker: picture skipped path=a.png");
+        assert!(!LogLine::parse("2026-11-22T17:29:20.482011Z  INFO ballast_worker: joined").unwrap().is_warning);
+        assert!(LogLine::parse("error: cannot open the model").is_none());
+        assert!(LogLine::parse("thread 'main' panicked at worker/src/lib.rs:1:1:").is_none());
+    }
+}

@@ -1,0 +1,13 @@
+//! The `ballast` program as a person meets it: real processes on loopback, a tiny model, a handful of tiny pictures.
+
+mod by_hand;
+mod disk;
+mod interrupts;
+mod lab;
+mod ledger;
+mod plan;
+mod process;
+mod same_bits;
+mod samples;
+mod traces;
+mod usage;
