@@ -3,7 +3,7 @@
 
     pretrain.py vae     --world DIR --work DIR      the autoencoder, on crops and then on whole pictures
     pretrain.py latents --world DIR --work DIR      every picture through the encoder, once
-    pretrain.py decoder --world DIR --work DIR      the decoder alone a while longer; the latents stay as they are
+    pretrain.py decoder --world DIR --work DIR      the decoder a while longer; the latents stay as they are
     pretrain.py unet    --work DIR                  U-Net and text encoder, from random weights
     pretrain.py sheet   --work DIR --out FILE       a contact sheet of samples, to look at
     pretrain.py export  --work DIR --out DIR        the diffusers folder, in half precision
@@ -173,19 +173,20 @@ def psnr(vae, pictures):
 
 
 def train_vae(args):
+    torch.manual_seed(SEED)
     fit_vae(args, AutoencoderKL(**VAE_CONFIG), args.vae_steps, peak=2e-3, out="vae.pt")
 
 
 def train_decoder(args):
     """Trains on with the encoder frozen, so that the latents and all that was learned from them stay valid."""
-    vae = load_vae(args.work)
+    vae = load_vae(args.work / "vae.pt")
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
+    torch.manual_seed(SEED)
     fit_vae(args, vae, args.decoder_steps, peak=1e-3, out="decoder.pt")
 
 
 def fit_vae(args, vae, steps, peak, out):
-    torch.manual_seed(SEED)
     rng = random.Random(SEED)
     pictures, _ = read_world(args.world)
     pictures, held_out = pictures[:-HELD_OUT], pictures[-HELD_OUT:]
@@ -214,17 +215,16 @@ def fit_vae(args, vae, steps, peak, out):
 
 
 # ---------------------------------------------------------------------------------------------------- latents
-def load_vae(work):
+def load_vae(weights):
     vae = AutoencoderKL(**VAE_CONFIG)
-    trained_on = work / "decoder.pt"
-    vae.load_state_dict(torch.load(trained_on if trained_on.exists() else work / "vae.pt"))
+    vae.load_state_dict(torch.load(weights))
     return vae.eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def encode_world(args):
     """Writes latents (posterior means, unscaled) with captions, and the factor that brings them to unit deviation."""
-    vae = load_vae(args.work)
+    vae = load_vae(args.work / "vae.pt")
     pictures, captions = read_world(args.world)
     pictures, captions = pictures[: args.pictures], captions[: args.pictures]
     latents = []
@@ -342,8 +342,7 @@ def train_unet(args):
         ids = torch.cat([empty if rng.random() < 0.1 else tokens[index : index + 1] for index in chosen])
         noise, timesteps = torch.randn_like(clean), torch.randint(0, 1000, (args.batch,))
         noisy = scheduler.add_noise(clean, noise, timesteps)
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            predicted = model(noisy, timesteps, ids).float()
+        predicted = model(noisy, timesteps, ids)
         error = (predicted - noise).square().mean(dim=(1, 2, 3))
         # First shapes of any kind, then the colours of the large areas, which the first weighting learns slowly.
         weights = min_snr_weights if step < 1000 else debiased_weights
@@ -371,7 +370,7 @@ def unet_lr(step, steps, peak=1.5e-3, warmup=200, decay=0.3):
 # ---------------------------------------------------------------------------------------------------- pipeline
 def load_pipeline(work):
     scale = torch.load(work / "latents.pt")["scaling_factor"]
-    vae = load_vae(work)
+    vae = load_vae(work / "decoder.pt")
     vae.register_to_config(scaling_factor=round(scale, 5))
     model = Denoiser()
     model.load_state_dict(torch.load(work / "unet.pt"))
@@ -386,7 +385,7 @@ def load_pipeline(work):
 def draw_sheet(args):
     """Three pictures of each prompt, one for each bucket size."""
     pipeline = load_pipeline(args.work)
-    sheet = Image.new("RGB", (6 * 196, 0 + 2 * (192 + 128 + 256 + 12)), "white")
+    sheet = Image.new("RGB", (6 * 196, 2 * (192 + 128 + 256 + 12)), "white")
     for size, (width, height) in enumerate([(192, 192), (256, 128), (128, 256)]):
         pictures = pipeline(SHEET_PROMPTS, width=width, height=height, num_inference_steps=25,
                             guidance_scale=args.guidance, generator=torch.Generator().manual_seed(SEED)).images
@@ -418,7 +417,9 @@ def export(args):
 
 
 # ---------------------------------------------------------------------------------------------------- main
-STAGES = dict(vae=train_vae, decoder=train_decoder, latents=encode_world, unet=train_unet, sheet=draw_sheet, export=export)
+STAGES = dict(
+    vae=train_vae, latents=encode_world, decoder=train_decoder, unet=train_unet, sheet=draw_sheet, export=export
+)
 
 
 def main():
@@ -428,11 +429,10 @@ def main():
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--vae-steps", type=int, default=3200)
-    parser.add_argument("--decoder-steps", type=int, default=2500)
-    parser.add_argument("--unet-steps", type=int, default=4500)
+    parser.add_argument("--decoder-steps", type=int, default=600)
+    parser.add_argument("--unet-steps", type=int, default=3300)
     parser.add_argument("--pictures", type=int, default=5000, help="how many pictures the U-Net learns from")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--guidance", type=float, default=4.0)
     args = parser.parse_args()
     torch.set_num_threads(1)
