@@ -52,7 +52,12 @@ impl EpochSchedule {
         if written.is_err() {
             fs::remove_file(&temporary).ok(); // the first error is the one that counts
         }
-        written
+        written?;
+        // The new name itself is durable only once its folder is. Not every platform can open one; then the rename has to do.
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .or_else(|error| if cfg!(unix) { Err(error) } else { Ok(()) })
     }
 
     fn write_new_file(&self, dataset: &Dataset, path: &Path) -> io::Result<()> {
