@@ -41,10 +41,12 @@ wait_until() {
 # Succeeds when the process $1 has ended.
 ended() { ! kill -0 "$1" 2>/dev/null; }
 
-# Ends what was started, the last first, and shows the logs of a test that failed.
+# Ends what was started, the last first, and shows the logs of a test that failed. A script that has more to end
+# defines `before_clean_up`.
 clean_up() {
     local code=$? index log
     trap - EXIT
+    ! declare -F before_clean_up >/dev/null || before_clean_up || true
     for ((index = ${#started[@]} - 1; index >= 0; index--)); do
         ended "${started[index]}" && continue
         kill -TERM "${started[index]}"
@@ -52,7 +54,7 @@ clean_up() {
     done
     if ((code != 0)); then
         for log in "$scratch"/logs/*.log; do
-            [[ ! -s $log ]] || printf '\n--- the end of %s\n%s\n' "$(basename "$log")" "$(tail -n 40 "$log")" >&2
+            [[ ! -s $log ]] || printf '\n--- the end of %s\n%s\n' "$(basename "$log")" "$(tail -n 15 "$log")" >&2
         done
     fi
     rm -rf "$scratch"
@@ -91,10 +93,25 @@ prepare_tiny_run() {
     wait "$pid" || die "the run on this machine failed"
 }
 
-# Checks the run folder $1 against the run on this machine, $2.
+# Checks the run folder $1 of two workers, whose coordinator wrote the log $2, against the run on this machine, $3.
 check_run() {
+    grep -q 'training .*with 2 workers' "$2" || die "the run did not have two workers"
     [[ -s $1/final.safetensors ]] || die "$1/final.safetensors is missing"
     "$ballast" verify "$1" || die "ballast verify $1 failed"
-    cmp "$1/final.safetensors" "$2/final.safetensors" || die "the model differs from the one trained on this machine"
+    cmp "$1/final.safetensors" "$3/final.safetensors" || die "the model differs from the one trained on this machine"
     say "the ledger is clean, and the model is the one trained on this machine, bit by bit"
+}
+
+# Waits until the coordinator that writes the log $1 has dealt a first step to two workers.
+wait_for_training() {
+    wait_until 60 grep -q 'training .*with 2 workers' "$1" || die "the workers do not start"
+    wait_until 60 grep -q 'step 1/' "$1" || die "there is no first step"
+}
+
+# Kills the last of the workers that the log $1 names by their process ids.
+kill_a_worker() {
+    local worker
+    worker=$(sed -n 's/^.*worker [0-9]* joined.*process \([0-9]*\).*/\1/p' "$1" | tail -n 1)
+    kill -KILL "$worker" || die "no worker to kill: the run was over too early"
+    say "killed worker process $worker in the middle of the run"
 }
