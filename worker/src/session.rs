@@ -256,7 +256,13 @@ impl Session {
             let mut stream = stream;
             while let Ok(Some(_)) = stream.message().await {}
         };
-        let farewell = async { tokio::join!(device, read_all) };
+        let device_ends = async {
+            // It has ended already when its error is what ends this session; a result can be taken only once.
+            if !device.is_terminated() {
+                let _ = device.await;
+            }
+        };
+        let farewell = async { tokio::join!(device_ends, read_all) };
         if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
             tracing::debug!("left before the device thread had ended");
         }
