@@ -64,6 +64,9 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
         let listener = listen(session.config.cluster.listen).await?;
         let address = listener.local_addr().context("cannot read the coordinator's own address")?;
         let run = session.prepare(args.run.resume)?;
+        if let Some(exit_code) = session.end_if_complete(&run) {
+            return Ok(exit_code);
+        }
         session.progress.insist(&format!("coordinator listens on {address}"));
         let insecure = if address.ip().is_loopback() { "" } else { " --insecure" };
         session.progress.insist(&format!(

@@ -166,6 +166,7 @@ impl LiveLine {
         if let Some(bar) = &self.bar {
             bar.set_length(length);
             bar.set_position(position);
+            bar.set_message("before the first step");
             self.shown.store(true, Ordering::Relaxed);
         }
     }

@@ -14,7 +14,7 @@ use crate::signals::StopSignals;
 use crate::worker_processes::{WorkerEvent, WorkerExit, WorkerProcesses};
 
 /// How long the coordinator may take to notice that all workers have gone, and workers to leave when the run is over.
-const PARTING_TIMEOUT: Duration = Duration::from_secs(10);
+const PARTING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a run ended that did not fail.
 pub(crate) enum RunEnd {

@@ -85,6 +85,18 @@ impl Session {
         Ok(run)
     }
 
+    /// Says that a run has come to its end already, if it has.
+    pub(crate) fn end_if_complete(&self, run: &PreparedRun) -> Option<ExitCode> {
+        if !run.is_complete() {
+            return None;
+        }
+        let (steps, cut_short) = (run.stop_step(), run.stop_step() < run.total_steps());
+        self.progress.say(&format!("all {} are done: nothing is left to do", counted(steps, "step")));
+        let summary = Summary { run_folder: &self.run_folder, config: &self.config, steps, elapsed: None, cut_short };
+        println!("{}", summary.text().trim_end());
+        Some(ExitCode::SUCCESS)
+    }
+
     /// Runs to the end and says how it went.
     pub(crate) async fn carry_out(
         mut self,
@@ -103,7 +115,7 @@ impl Session {
                 if let Err(error) = draw_loss_curve(&self.run_folder) {
                     eprintln!("warning: there is no loss curve: {error:#}");
                 }
-                let elapsed = self.started.elapsed();
+                let elapsed = Some(self.started.elapsed());
                 let summary = Summary { run_folder: &self.run_folder, config: &self.config, steps, elapsed, cut_short };
                 println!("{}", summary.text().trim_end());
                 Ok(ExitCode::SUCCESS)

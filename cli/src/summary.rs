@@ -20,7 +20,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) run_folder: &'a Path,
     pub(crate) config: &'a RunConfig,
     pub(crate) steps: u64,
-    pub(crate) elapsed: Duration,
+    /// None when there was nothing left to do.
+    pub(crate) elapsed: Option<Duration>,
     /// Whether `run.max_steps` ended the run before its epochs did.
     pub(crate) cut_short: bool,
 }
@@ -28,7 +29,8 @@ pub(crate) struct Summary<'a> {
 impl Summary<'_> {
     /// Returns the text, one line per thing that is there.
     pub(crate) fn text(&self) -> String {
-        let mut text = format!("\ndone: {} in {}\n", counted(self.steps, "step"), clock(self.elapsed));
+        let elapsed = self.elapsed.map_or_else(String::new, |elapsed| format!(" in {}", clock(elapsed)));
+        let mut text = format!("\ndone: {}{elapsed}\n", counted(self.steps, "step"));
         for (what, path) in self.places().into_iter().filter(|(_, path)| path.exists()) {
             text += &format!("  {what:<14}{}\n", shown(&path));
         }
@@ -63,7 +65,7 @@ impl Summary<'_> {
                 "trains the rest, as if it had never stopped",
             ),
             false => (
-                format!("{ballast} train {folder}/config.toml --set run.name=NAME --set model.path={folder}/final"),
+                format!("{ballast} train {folder}/config.toml --name NAME --set model.path={folder}/final"),
                 "trains on from here, as a new run",
             ),
         };

@@ -74,6 +74,9 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
         let mut session = Session::open(config, args.config.as_deref(), args.run.resume, output).await?;
         let listener = listen(session.config.cluster.listen).await?;
         let run = session.prepare(args.run.resume)?;
+        if let Some(exit_code) = session.end_if_complete(&run) {
+            return Ok(exit_code);
+        }
         let workers = WorkerProcesses::start(&WorkerSettings {
             coordinator: listener.local_addr().context("cannot read the coordinator's own address")?,
             devices: &devices,

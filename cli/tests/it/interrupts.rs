@@ -46,6 +46,39 @@ fn a_killed_worker_is_survived_and_changes_no_bit() {
 }
 
 #[test]
+fn a_worker_that_falls_silent_is_given_up_and_does_not_stay() {
+    let lab = Lab::new();
+    let mut training = lab.start_train("run", &["--workers", "2"]);
+    let victim = worker_process(&training.wait_for_line("worker 1 joined"));
+    training.wait_for_line("step 1/");
+    signal(victim, "STOP");
+    training.finish().expect(0).says(&["a worker was lost"]);
+    wait_until_gone(victim);
+    lab.run_of("run").assert_same_as(reference());
+}
+
+#[test]
+fn a_run_that_lost_all_workers_says_so_and_can_be_resumed() {
+    let lab = Lab::new();
+    let mut training = lab.start_train("run", &["--workers", "2", "--set", "checkpoint.every_steps=1"]);
+    let workers = [(); 2].map(|()| worker_process(&training.wait_for_line(" joined: ")));
+    training.wait_for_line("checkpoint saved");
+    workers.into_iter().for_each(|worker| signal(worker, "KILL"));
+    training.finish().expect(1).says(&["error: "]);
+    lab.train("run", &["--workers", "1", "--resume"]).assert_same_as(reference());
+}
+
+#[test]
+fn a_finished_run_has_nothing_left_to_do() {
+    let lab = Lab::new();
+    lab.train("run", &["--workers", "1", "--max-steps", "2"]);
+    let model = lab.run_of("run").bytes("final.safetensors");
+    let again = lab.start_train("run", &["--resume", "--max-steps", "2"]).finish().expect(0);
+    assert!(again.says(&["nothing is left to do"]).stdout.contains("runs/run/final.safetensors"));
+    assert!(lab.run_of("run").bytes("final.safetensors") == model);
+}
+
+#[test]
 fn a_killed_run_goes_on_from_its_last_checkpoint_and_leaves_no_workers() {
     let lab = Lab::new();
     let mut training = lab.start_train("run", &["--workers", "2", "--set", "checkpoint.every_steps=2"]);

@@ -27,7 +27,8 @@ fn a_broken_model_is_an_error_of_the_start_and_not_a_timeout() {
     let lab = Lab::new();
     lab.write("model/unet/diffusion_pytorch_model.safetensors", "no tensors");
     let failed = lab.start_train("run", &["--workers", "2"]).finish().expect(1);
-    failed.says(&["error: ", "unet/diffusion_pytorch_model.safetensors"]);
+    let failed = failed.says(&["error: ", "unet/diffusion_pytorch_model.safetensors"]);
+    assert!(!failed.stderr.contains("panicked"), "{}", failed.stderr);
     assert!(!lab.run_of("run").folder.join("final.safetensors").exists());
 }
 
