@@ -86,7 +86,7 @@ pub struct TelemetryGuard {
 /// # Panics
 /// When called twice in one process.
 pub fn init(service: Service, options: Options) -> TelemetryGuard {
-    let colour = options.terminal.is_none() && colour_wanted();
+    let colour = colour_wanted();
     let terminal = Terminal::new(options.terminal);
     let log_file = LogFile::default();
     let (traces, problem) = match otlp::start(service, &options.traces) {
