@@ -206,6 +206,9 @@ impl DeviceThread {
             }
         };
         let norm = global_norm(&gradient);
+        if !norm.is_finite() {
+            return Err(WorkerError::Overflow { step: plan.step });
+        }
         let hash = flat_hash(&gradient);
         let reduced = v1::Reduced {
             generation: plan.generation,

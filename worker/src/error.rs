@@ -113,6 +113,12 @@ pub enum WorkerError {
         /// Pictures of the micro-batch.
         paths: Vec<String>,
     },
+    /// The slots' gradients are finite and their sum is not.
+    #[error("the gradient of step {step} is beyond the range of 32-bit floats")]
+    Overflow {
+        /// The step.
+        step: u64,
+    },
     /// The committed gradient is not the one that this worker holds.
     #[error("step {step} was committed with gradient {committed}, this worker holds {held}")]
     CommitMismatch {
@@ -148,7 +154,9 @@ impl WorkerError {
             Self::NothingToTrain => "set one of them to true",
             Self::Model { .. } => "the model has to lie at the same path on every worker's host",
             Self::Checkpoint { .. } => "delete the damaged checkpoint; --resume then takes the one before it",
-            Self::NonFinite { .. } => "lower optimizer.lr, or look at these pictures and their loss_scale.txt",
+            Self::NonFinite { .. } | Self::Overflow { .. } => {
+                "lower optimizer.lr, or look at these pictures and at loss_scale.txt"
+            }
             Self::Config(error) => return error.hint(),
             Self::Save(error) => return error.hint(),
             Self::Refused { .. }
