@@ -112,9 +112,9 @@ fn sizes(preset: Preset) -> Sizes {
             text: [48, 192, 3, 4],
             vae_channels: vec![16, 32, 64, 64],
             vae_groups: 8,
-            unet_channels: vec![32, 64, 128],
+            unet_channels: vec![48, 80, 104],
             unet_heads: json!(4),
-            unet_groups: 16,
+            unet_groups: 8,
             attends: vec![false, true, true],
             sample_size: 24,
             ..tiny

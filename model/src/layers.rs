@@ -1,10 +1,9 @@
 //! The small layers everything is made of, with parameters named and laid out as in PyTorch.
 
+use crate::ops::{self, Geometry, GroupNormShape};
 use crate::weights::Weights;
 use burn::module::{Module, Param};
-use burn::tensor::module::{conv2d, linear};
-use burn::tensor::ops::ConvOptions;
-use burn::tensor::{DType, Int, Tensor, activation};
+use burn::tensor::{DType, Int, Tensor};
 
 /// `y = x Wᵀ + b` with `weight: [outputs, inputs]`.
 #[derive(Module, Debug)]
@@ -24,18 +23,26 @@ impl Linear {
     /// `[.., inputs]` → `[.., outputs]`
     pub(crate) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = x.dtype();
-        let weight = as_dtype(self.weight.val(), dtype).transpose();
-        linear(x, weight, self.bias.as_ref().map(|b| as_dtype(b.val(), dtype)))
+        let bias = self.bias.as_ref().map(|bias| as_dtype(bias.val(), dtype));
+        linear_of_rows(x, as_dtype(self.weight.val(), dtype), bias)
     }
 }
 
-/// Convolution with `weight: [outputs, inputs, kernel, kernel]`.
+fn linear_of_rows<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    let [outputs, inputs] = weight.dims();
+    let mut dims = x.dims();
+    let y = ops::linear(x.reshape([-1, inputs as i64]), weight, bias); // [rows, outputs]
+    dims[D - 1] = outputs;
+    y.reshape(dims)
+}
+
+/// Convolution with `weight: [outputs, inputs, kernel, kernel]`, over `[batch, height, width, channels]`.
 #[derive(Module, Debug)]
 pub(crate) struct Conv2d {
     weight: Param<Tensor<4>>,
     bias: Param<Tensor<1>>,
-    stride: usize,
-    padding: usize,
+    #[module(skip)]
+    geometry: Geometry,
 }
 
 /// Sizes of a [`Conv2d`].
@@ -43,49 +50,57 @@ pub(crate) struct Conv2d {
 pub(crate) struct ConvShape {
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    pub(crate) kernel: usize,
-    pub(crate) stride: usize,
-    pub(crate) padding: usize,
+    pub(crate) geometry: Geometry,
 }
 
 impl ConvShape {
     /// 3x3, stride 1, padding 1: keeps height and width.
     pub(crate) fn same3(inputs: usize, outputs: usize) -> Self {
-        Self { inputs, outputs, kernel: 3, stride: 1, padding: 1 }
+        Self { inputs, outputs, geometry: Geometry { kernel: 3, stride: 1, before: 1, after: 1 } }
     }
 
     /// 1x1.
     pub(crate) fn pointwise(inputs: usize, outputs: usize) -> Self {
-        Self { inputs, outputs, kernel: 1, stride: 1, padding: 0 }
+        Self { inputs, outputs, geometry: Geometry { kernel: 1, stride: 1, before: 0, after: 0 } }
     }
 }
 
 impl Conv2d {
     pub(crate) fn new(weights: &Weights, shape: ConvShape) -> Self {
-        let ConvShape { inputs, outputs, kernel, stride, padding } = shape;
+        let ConvShape { inputs, outputs, geometry } = shape;
         Self {
-            weight: weights.param("weight", [outputs, inputs, kernel, kernel]),
+            weight: weights.param("weight", [outputs, inputs, geometry.kernel, geometry.kernel]),
             bias: weights.param("bias", [outputs]),
-            stride,
-            padding,
+            geometry,
         }
     }
 
-    /// `[batch, inputs, height, width]` → `[batch, outputs, height', width']`
+    /// `[batch, height, width, inputs]` → `[batch, height', width', outputs]`
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let dtype = x.dtype();
-        let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], 1);
-        conv2d(x, as_dtype(self.weight.val(), dtype), Some(as_dtype(self.bias.val(), dtype)), options)
+        if self.geometry.kernel == 1 {
+            return self.forward_rows(x);
+        }
+        let bias = as_dtype(self.bias.val(), x.dtype()).unsqueeze();
+        self.convolve(x, bias)
     }
 
-    /// The same as [`forward`](Self::forward) of a 1x1 convolution, on pixels as rows.
-    ///
-    /// `[batch, pixels, inputs]` → `[batch, pixels, outputs]`
-    pub(crate) fn forward_rows(&self, x: Tensor<3>) -> Tensor<3> {
+    /// [`forward`](Self::forward), with `shift` (`[batch, outputs]`) added to every pixel of its sample.
+    pub(crate) fn forward_shifted(&self, x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
+        let bias = as_dtype(self.bias.val(), x.dtype()).unsqueeze() + shift;
+        self.convolve(x, bias)
+    }
+
+    fn convolve(&self, x: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
+        let weight = as_dtype(self.weight.val(), x.dtype());
+        ops::conv2d(x, weight, bias, self.geometry)
+    }
+
+    /// A 1x1 convolution of pixels in any arrangement: `[.., inputs]` → `[.., outputs]`
+    pub(crate) fn forward_rows<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = x.dtype();
         let [outputs, inputs, _, _] = self.weight.dims();
-        let weight = as_dtype(self.weight.val(), dtype).reshape([outputs, inputs]).transpose();
-        linear(x, weight, Some(as_dtype(self.bias.val(), dtype)))
+        let weight = as_dtype(self.weight.val(), dtype).reshape([outputs, inputs]);
+        linear_of_rows(x, weight, Some(as_dtype(self.bias.val(), dtype)))
     }
 }
 
@@ -103,23 +118,21 @@ impl GroupNorm {
         Self { weight: weights.param("weight", [channels]), bias: weights.param("bias", [channels]), groups, eps }
     }
 
-    /// `[batch, channels, height, width]` → the same shape.
+    /// `[batch, height, width, channels]` → the same shape.
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let dtype = x.dtype();
-        let [batch, channels, height, width] = x.dims();
-        let x = as_dtype(x, DType::F32).reshape([batch, self.groups, channels / self.groups * height * width]);
-        let mean = x.clone().mean_dim(2);
-        let centred = x - mean;
-        let variance = centred.clone().square().mean_dim(2);
-        let normal = centred / (variance + self.eps).sqrt();
-        let normal = normal.reshape([batch, channels, height, width]);
-        let y = normal * self.weight.val().reshape([1, channels, 1, 1]) + self.bias.val().reshape([1, channels, 1, 1]);
-        as_dtype(y, dtype)
+        self.normalise(x, false)
     }
 
     /// [`forward`](Self::forward), then SiLU.
     pub(crate) fn forward_silu(&self, x: Tensor<4>) -> Tensor<4> {
-        activation::silu(self.forward(x))
+        self.normalise(x, true)
+    }
+
+    fn normalise(&self, x: Tensor<4>, silu: bool) -> Tensor<4> {
+        let dims @ [batch, height, width, channels] = x.dims();
+        let shape = GroupNormShape { groups: self.groups, eps: self.eps, silu };
+        let rows = x.reshape([batch, height * width, channels]);
+        ops::group_norm(rows, self.weight.val(), self.bias.val(), shape).reshape(dims)
     }
 }
 
@@ -138,13 +151,7 @@ impl LayerNorm {
 
     /// `[batch, rows, width]` → the same shape.
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let dtype = x.dtype();
-        let x = as_dtype(x, DType::F32);
-        let mean = x.clone().mean_dim(2);
-        let centred = x - mean;
-        let variance = centred.clone().square().mean_dim(2);
-        let normal = centred / (variance + self.eps).sqrt();
-        as_dtype(normal * self.weight.val().unsqueeze() + self.bias.val().unsqueeze(), dtype)
+        ops::layer_norm(x, self.weight.val(), self.bias.val(), self.eps)
     }
 }
 
@@ -179,4 +186,14 @@ impl Embedding {
 /// Casts where the type differs: a cast that changes nothing would still cost a node of the autodiff graph.
 pub(crate) fn as_dtype<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
     if x.dtype() == dtype { x } else { x.cast(dtype) }
+}
+
+/// `[batch, channels, height, width]` → `[batch, height, width, channels]`
+pub(crate) fn to_rows(x: Tensor<4>) -> Tensor<4> {
+    x.permute([0, 2, 3, 1])
+}
+
+/// `[batch, height, width, channels]` → `[batch, channels, height, width]`
+pub(crate) fn from_rows(x: Tensor<4>) -> Tensor<4> {
+    x.permute([0, 3, 1, 2])
 }

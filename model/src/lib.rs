@@ -11,7 +11,6 @@
 pub use burn::tensor::Device;
 use burn::tensor::Tensor;
 
-mod attention;
 pub mod checkpoint;
 pub mod clip;
 mod config;
@@ -20,6 +19,7 @@ pub mod init;
 mod layers;
 pub mod noise_scheduler;
 pub mod objective;
+mod ops;
 mod params;
 mod resnet;
 pub mod rng;

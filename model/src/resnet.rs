@@ -1,11 +1,10 @@
 //! The residual block and the two changes of size that UNet and autoencoder share.
 
 use crate::layers::{Conv2d, ConvShape, GroupNorm, Linear};
+use crate::ops::{self, Geometry};
 use crate::weights::Weights;
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::module::interpolate;
-use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 
 /// Sizes of a [`ResnetBlock`].
 #[derive(Clone, Copy)]
@@ -43,15 +42,14 @@ impl ResnetBlock {
         }
     }
 
-    /// `x`: `[batch, inputs, height, width]`; `time`: `[batch, time_width]`, SiLU already applied (it is the same
-    /// for every block) → `[batch, outputs, height, width]`
+    /// `x`: `[batch, height, width, inputs]`; `time`: `[batch, time_width]`, SiLU already applied (it is the same
+    /// for every block) → `[batch, height, width, outputs]`
     pub(crate) fn forward(&self, x: Tensor<4>, time: Option<Tensor<2>>) -> Tensor<4> {
-        let mut hidden = self.conv1.forward(self.norm1.forward_silu(x.clone()));
-        if let (Some(projection), Some(time)) = (&self.time_emb_proj, time) {
-            let shift = projection.forward(time);
-            let [batch, channels] = shift.dims();
-            hidden = hidden + shift.reshape([batch, channels, 1, 1]);
-        }
+        let hidden = self.norm1.forward_silu(x.clone());
+        let hidden = match (&self.time_emb_proj, time) {
+            (Some(projection), Some(time)) => self.conv1.forward_shifted(hidden, projection.forward(time)),
+            _ => self.conv1.forward(hidden),
+        };
         let hidden = self.conv2.forward(self.norm2.forward_silu(hidden));
         match &self.conv_shortcut {
             Some(shortcut) => shortcut.forward(x) + hidden,
@@ -64,21 +62,20 @@ impl ResnetBlock {
 #[derive(Module, Debug)]
 pub(crate) struct Downsample {
     conv: Conv2d,
-    /// Pads right and below only, as the autoencoder does.
-    asymmetric: bool,
 }
 
 impl Downsample {
-    /// `padding`: on all sides; 0 means one row below and one column to the right.
+    /// `padding`: on all sides; 0 means one row below and one column to the right, as in the autoencoder.
     pub(crate) fn new(weights: &Weights, channels: usize, padding: usize) -> Self {
-        let shape = ConvShape { inputs: channels, outputs: channels, kernel: 3, stride: 2, padding };
-        Self { conv: Conv2d::new(&weights.at("conv"), shape), asymmetric: padding == 0 }
+        let geometry = Geometry { kernel: 3, stride: 2, before: padding, after: padding.max(1) };
+        let shape = ConvShape { inputs: channels, outputs: channels, geometry };
+        Self { conv: Conv2d::new(&weights.at("conv"), shape) }
     }
 
-    /// `[batch, channels, height, width]` → half the height and width, rounded up in the UNet, down in the
+    /// `[batch, height, width, channels]` → half the height and width, rounded up in the UNet, down in the
     /// autoencoder.
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.conv.forward(if self.asymmetric { x.pad((0, 1, 0, 1), 0.0) } else { x })
+        self.conv.forward(x)
     }
 }
 
@@ -93,9 +90,8 @@ impl Upsample {
         Self { conv: Conv2d::new(&weights.at("conv"), ConvShape::same3(channels, channels)) }
     }
 
-    /// `[batch, channels, height, width]` → `[batch, channels, size[0], size[1]]`
+    /// `[batch, height, width, channels]` → `[batch, size[0], size[1], channels]`
     pub(crate) fn forward(&self, x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
-        let options = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size(size);
-        self.conv.forward(interpolate(x, options))
+        self.conv.forward(ops::upsample(x, size))
     }
 }

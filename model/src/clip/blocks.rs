@@ -1,8 +1,8 @@
 //! The transformer inside [`ClipTextModel`](super::ClipTextModel): pre-norm blocks with a causal mask.
 
 use super::ClipTextConfig;
-use crate::attention::{AttentionShape, attention};
 use crate::layers::{Embedding, LayerNorm, Linear};
+use crate::ops::{AttentionShape, attention};
 use crate::weights::Weights;
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, activation};

@@ -101,7 +101,7 @@ impl Block {
 
     /// Adds every intermediate result to `skips`.
     ///
-    /// `x`: `[batch, inputs, height, width]` → `[batch, outputs, height/2, width/2]` (rounded up)
+    /// `x`: `[batch, height, width, inputs]` → `[batch, height/2, width/2, outputs]` (rounded up)
     pub(crate) fn forward_down(
         &self,
         mut x: Tensor<4>,
@@ -122,7 +122,7 @@ impl Block {
 
     /// Takes one skip connection per residual block, the last one first.
     ///
-    /// `x`: `[batch, inputs, height, width]` → `[batch, outputs, ·, ·]` of the size of the next skip connection,
+    /// `x`: `[batch, height, width, inputs]` → `[batch, ·, ·, outputs]` of the size of the next skip connection,
     /// which is how odd sizes come back.
     pub(crate) fn forward_up(
         &self,
@@ -133,11 +133,11 @@ impl Block {
     ) -> Tensor<4> {
         for (j, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().expect("one skip connection per residual block on the way up");
-            x = resnet.forward(Tensor::cat(vec![x, skip], 1), Some(time.clone()));
+            x = resnet.forward(Tensor::cat(vec![x, skip], 3), Some(time.clone()));
             x = self.attend(j, x, text);
         }
         for up in &self.upsamplers {
-            let [_, _, height, width] = skips.last().expect("a finer block follows").dims();
+            let [_, height, width, _] = skips.last().expect("a finer block follows").dims();
             x = up.forward(x, [height, width]);
         }
         x
@@ -170,7 +170,7 @@ impl MidBlock {
         }
     }
 
-    /// `[batch, channels, height, width]` → the same shape.
+    /// `[batch, height, width, channels]` → the same shape.
     pub(crate) fn forward(&self, x: Tensor<4>, time: &Tensor<2>, text: &Tensor<3>) -> Tensor<4> {
         let x = self.resnets[0].forward(x, Some(time.clone()));
         let x = self.attentions[0].forward(x, text);

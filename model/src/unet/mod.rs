@@ -5,7 +5,7 @@ mod config;
 pub(crate) mod keys;
 mod transformer;
 
-use crate::layers::{Conv2d, ConvShape, GroupNorm, Linear};
+use crate::layers::{Conv2d, ConvShape, GroupNorm, Linear, as_dtype, from_rows, to_rows};
 use crate::weights::Weights;
 use blocks::{Block, BlockShape, MidBlock};
 use burn::module::Module;
@@ -50,8 +50,8 @@ impl UNet {
         assert_eq!(timesteps.len(), latents.dims()[0], "one timestep per sample");
         // SiLU here, once, instead of in every residual block.
         let time = activation::silu(self.time_embedding.forward(timesteps, &latents.device()));
-        let time = crate::layers::as_dtype(time, latents.dtype());
-        let mut hidden = self.conv_in.forward(latents);
+        let time = as_dtype(time, latents.dtype());
+        let mut hidden = self.conv_in.forward(to_rows(latents));
         let mut skips = vec![hidden.clone()];
         for block in &self.down_blocks {
             hidden = block.forward_down(hidden, &time, &encoder_hidden_states, &mut skips);
@@ -60,7 +60,7 @@ impl UNet {
         for block in &self.up_blocks {
             hidden = block.forward_up(hidden, &time, &encoder_hidden_states, &mut skips);
         }
-        self.conv_out.forward(self.conv_norm_out.forward_silu(hidden))
+        from_rows(self.conv_out.forward(self.conv_norm_out.forward_silu(hidden)))
     }
 }
 

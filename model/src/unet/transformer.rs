@@ -1,11 +1,11 @@
 //! diffusers' `Transformer2DModel`: pixels as tokens that attend to each other and to the text.
 
 use super::config::UNetConfig;
-use crate::attention::{AttentionShape, attention};
 use crate::layers::{Conv2d, ConvShape, GroupNorm, LayerNorm, Linear};
+use crate::ops::{self, AttentionShape, attention};
 use crate::weights::Weights;
 use burn::module::Module;
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 
 /// Sizes of a [`Transformer2d`].
 #[derive(Clone, Copy)]
@@ -51,16 +51,15 @@ impl Transformer2d {
         }
     }
 
-    /// `x`: `[batch, channels, height, width]`; `text`: `[batch, length, text_width]` → the shape of `x`
+    /// `x`: `[batch, height, width, channels]`; `text`: `[batch, length, text_width]` → the shape of `x`
     pub(crate) fn forward(&self, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let rows = self.norm.forward(x.clone()).reshape([batch, channels, height * width]).swap_dims(1, 2);
+        let dims @ [batch, height, width, channels] = x.dims();
+        let rows = self.norm.forward(x.clone()).reshape([batch, height * width, channels]);
         let mut rows = self.proj_in.forward(rows); // [batch, pixels, channels]
         for block in &self.transformer_blocks {
             rows = block.forward(rows, text);
         }
-        let rows = self.proj_out.forward(rows).swap_dims(1, 2);
-        x + rows.reshape([batch, channels, height, width])
+        x + self.proj_out.forward(rows).reshape(dims)
     }
 }
 
@@ -173,9 +172,6 @@ impl FeedForward {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let mut halves = self.net.0.proj.forward(x).chunk(2, 2).into_iter();
-        let hidden = halves.next().expect("two halves");
-        let gate = halves.next().expect("two halves");
-        self.net.2.forward(hidden * activation::gelu(gate))
+        self.net.2.forward(ops::geglu(self.net.0.proj.forward(x)))
     }
 }

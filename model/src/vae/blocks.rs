@@ -1,8 +1,8 @@
 //! Encoder and decoder of the autoencoder.
 
 use super::VaeConfig;
-use crate::attention::{AttentionShape, attention};
 use crate::layers::{Conv2d, ConvShape, GroupNorm, Linear};
+use crate::ops::{AttentionShape, attention};
 use crate::resnet::{Downsample, ResnetBlock, ResnetShape, Upsample};
 use crate::weights::Weights;
 use burn::module::Module;
@@ -39,7 +39,7 @@ impl Encoder {
         }
     }
 
-    /// `[batch, 3, height, width]` → `[batch, 8, height/8, width/8]`
+    /// `[batch, height, width, 3]` → `[batch, height/8, width/8, 8]`
     pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<4> {
         let mut hidden = self.conv_in.forward(images);
         for block in &self.down_blocks {
@@ -103,7 +103,7 @@ impl Decoder {
         }
     }
 
-    /// `[batch, 4, height/8, width/8]` → `[batch, 3, height, width]`
+    /// `[batch, height/8, width/8, 4]` → `[batch, height, width, 3]`
     pub(crate) fn forward(&self, latents: Tensor<4>) -> Tensor<4> {
         let mut hidden = self.mid_block.forward(self.conv_in.forward(latents));
         for block in &self.up_blocks {
@@ -138,7 +138,7 @@ impl DecoderBlock {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let x = self.resnets.iter().fold(x, |x, resnet| resnet.forward(x, None));
         self.upsamplers.iter().fold(x, |x, up| {
-            let [_, _, height, width] = x.dims();
+            let [_, height, width, _] = x.dims();
             up.forward(x, [2 * height, 2 * width])
         })
     }
@@ -190,13 +190,12 @@ impl PixelAttention {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let rows = self.group_norm.forward(x.clone()).reshape([batch, channels, height * width]).swap_dims(1, 2);
+        let dims @ [batch, height, width, channels] = x.dims();
+        let rows = self.group_norm.forward(x.clone()).reshape([batch, height * width, channels]);
         let query = self.to_q.forward(rows.clone()); // [batch, pixels, channels]
         let key = self.to_k.forward(rows.clone());
         let value = self.to_v.forward(rows);
         let mixed = attention(query, key, value, AttentionShape { heads: 1, causal: false });
-        let mixed = self.to_out[0].forward(mixed).swap_dims(1, 2).reshape([batch, channels, height, width]);
-        x + mixed
+        x + self.to_out[0].forward(mixed).reshape(dims)
     }
 }

@@ -4,7 +4,7 @@ mod blocks;
 pub(crate) mod keys;
 
 use crate::config::{self, ConfigError, ensure};
-use crate::layers::{Conv2d, ConvShape};
+use crate::layers::{Conv2d, ConvShape, from_rows, to_rows};
 use crate::weights::Weights;
 use blocks::{Decoder, Encoder};
 use burn::module::Module;
@@ -125,11 +125,11 @@ impl AutoencoderKl {
     ///
     /// `images`: `[batch, 3, height, width]` in -1..=1 → [`Posterior`] of `[batch, 4, height/8, width/8]`
     pub fn encode(&self, images: Tensor<4>) -> Posterior {
-        let mut moments = self.encoder.forward(images);
+        let mut moments = self.encoder.forward(to_rows(images));
         if let Some(conv) = &self.quant_conv {
             moments = conv.forward(moments);
         }
-        let mut halves = moments.chunk(2, 1).into_iter();
+        let mut halves = from_rows(moments).chunk(2, 1).into_iter();
         let mean = halves.next().expect("two halves");
         let logvar = halves.next().expect("two halves").clamp(-30.0, 20.0);
         Posterior { mean, logvar, scaling_factor: self.scaling_factor }
@@ -139,11 +139,11 @@ impl AutoencoderKl {
     ///
     /// `latents`: `[batch, 4, height/8, width/8]` → `[batch, 3, height, width]`, about -1..=1
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
-        let mut latents = latents / self.scaling_factor;
+        let mut latents = to_rows(latents / self.scaling_factor);
         if let Some(conv) = &self.post_quant_conv {
             latents = conv.forward(latents);
         }
-        self.decoder.forward(latents)
+        from_rows(self.decoder.forward(latents))
     }
 
     /// Pixels per latent in each direction (8).

@@ -1,0 +1,27 @@
+//! The operations that a step spends its time in, each with a backward pass of its own.
+//!
+//! Pictures are held as `[batch, height, width, channels]` here and in all of the UNet and the autoencoder: a pixel
+//! is then a row, as a token is, so that convolutions are one product of matrices, transformers need no
+//! permutation, and norms read memory in order.
+//!
+//! Every operation is a forward and a backward function on plain tensors, joined by [`record::record`]. On the CPU
+//! in f32 they work on slices (`cpu`); elsewhere they are built from burn's operations. The slices are cut by
+//! sizes, never by the number of threads, and partial sums are added in order: the same bits on any machine.
+
+mod attention;
+mod conv;
+mod cpu;
+mod geglu;
+mod group_norm;
+mod layer_norm;
+mod linear;
+mod record;
+mod upsample;
+
+pub(crate) use attention::{AttentionShape, attention};
+pub(crate) use conv::{Geometry, conv2d};
+pub(crate) use geglu::geglu;
+pub(crate) use group_norm::{GroupNormShape, group_norm};
+pub(crate) use layer_norm::layer_norm;
+pub(crate) use linear::linear;
+pub(crate) use upsample::upsample;
