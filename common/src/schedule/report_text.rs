@@ -4,6 +4,9 @@ use std::fmt;
 
 use super::report::{BucketReport, EpochReport, FolderReport, PlanReport};
 
+/// Most lines that one list of the report takes on a screen; of a hundred thousand small pictures nobody reads all.
+const LINES_MAX: usize = 20;
+
 impl fmt::Display for PlanReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} images, fingerprint {}", self.dataset.images, self.dataset.fingerprint)?;
@@ -17,7 +20,10 @@ impl fmt::Display for PlanReport {
         ];
         for (title, lines) in sections.into_iter().filter(|(_, lines)| !lines.is_empty()) {
             writeln!(f, "\n{title} ({})", lines.len())?;
-            lines.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+            lines.iter().take(LINES_MAX).try_for_each(|line| writeln!(f, "  {line}"))?;
+            if lines.len() > LINES_MAX {
+                writeln!(f, "  … and {} more", lines.len() - LINES_MAX)?;
+            }
         }
         for sample in self.samples.iter().flatten() {
             let [width, height] = sample.bucket;
