@@ -264,7 +264,9 @@ impl DeviceThread {
                 format!("it wants the state after {} steps saved, this worker has made {next_step}", save.next_step);
             return Err(WorkerError::Protocol { problem });
         }
-        let _span = info_span!("checkpoint.save", step = next_step as i64).entered();
+        let span = info_span!("checkpoint.save", step = next_step as i64);
+        ballast_proto::set_parent(&span, &save.traceparent);
+        let _saving = span.entered();
         let params_hash = self.trainer.params_hash();
         let paths = if save.write { self.write(save, &params_hash)? } else { Vec::new() };
         let paths = paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();

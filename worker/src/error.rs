@@ -82,7 +82,7 @@ pub enum WorkerError {
         path: PathBuf,
         /// What is wrong with it.
         #[source]
-        source: ballast_model::CheckpointError,
+        source: Box<ballast_model::CheckpointError>,
     },
     /// A checkpoint's files are not what was written.
     #[error("cannot resume from the checkpoint {path}")]

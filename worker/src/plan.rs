@@ -19,8 +19,9 @@ pub(crate) fn problem(plan: &Plan, rank: u32, config: &RunConfig) -> Option<Stri
     }
     let is_sound = |micro_batch: &MicroBatch| {
         let MicroBatch { width, height, occurrences, .. } = micro_batch;
-        let is_side =
-            |side: u32| (1..=config.data.resolution.saturating_mul(64)).contains(&side) && side % SIDE_MULTIPLE == 0;
+        let is_side = |side: u32| {
+            (1..=config.data.resolution.saturating_mul(64)).contains(&side) && side.is_multiple_of(SIDE_MULTIPLE)
+        };
         let size = config.step.micro_batch_size as usize;
         is_side(*width) && is_side(*height) && (1..=size).contains(&occurrences.len())
     };

@@ -25,7 +25,7 @@ pub(crate) fn load_checkpoint(
         checkpoint::verify(folder).map_err(|source| WorkerError::Checkpoint { path: folder.to_owned(), source })?;
     let model_folder = folder.join(MODEL_FOLDER);
     let model = StableDiffusion::load(&model_folder, device)
-        .map_err(|source| WorkerError::Model { path: model_folder.clone(), source })?;
+        .map_err(|source| WorkerError::Model { path: model_folder.clone(), source: Box::new(source) })?;
     let mut trainer = Trainer::new(config, model, encoder)?;
     trainer.restore(state.next_step, |layout, optimizer| {
         read_optimizer(&folder.join(OPTIMIZER_FILE), layout, optimizer)

@@ -289,7 +289,7 @@ pub(crate) fn load(
                 .path
                 .as_deref()
                 .ok_or_else(|| WorkerError::Protocol { problem: "its config names no model".to_owned() })?;
-            let failed = |source| WorkerError::Model { path: path.to_owned(), source };
+            let failed = |source| WorkerError::Model { path: path.to_owned(), source: Box::new(source) };
             Trainer::new(config, StableDiffusion::load(path, device).map_err(failed)?, encoder)
         }
     }

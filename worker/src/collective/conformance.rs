@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use super::frame::{self, BLOCK_ELEMENTS, Header, Kind, run_hash};
 use super::mesh::{self, Endpoint, Link};
+use super::tcp::ROOT;
 use super::tree::{Node, Partial, SlotSums, add};
 use super::{Collective, CollectiveError, GroupConfig, Limits, LinkError, Reduction, form};
 
@@ -176,6 +178,38 @@ fn assert_names_rank_2(errors: &[CollectiveError], matches: impl Fn(&LinkError) 
 fn a_peer_that_leaves_ends_the_reduction_at_once() {
     let start = Instant::now();
     let errors = errors_beside(|_, links| drop(links), LIMIT);
+    assert_names_rank_2(&errors, |source| matches!(source, LinkError::Closed));
+    assert!(start.elapsed() < LIMIT / 2, "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_peer_that_leaves_half_way_ends_the_reduction_at_once() {
+    let start = Instant::now();
+    let errors = errors_beside(
+        |cluster, mut links| {
+            // Says that it is ready and sends one block of its slot's sum, of the many that belong there.
+            let header = |kind, node, payload_bytes| Header {
+                kind,
+                run: run_hash("conformance"),
+                generation: 1,
+                world_size: 3,
+                rank: 2,
+                step: 0,
+                node,
+                offset: 0,
+                payload_bytes,
+            };
+            let ready = frame::encode(header(Kind::Ready, ROOT, 0), &[]);
+            let bytes = BLOCK_ELEMENTS as u32 * 4;
+            let partial = frame::encode(header(Kind::Partial, Node::leaf(2), bytes), &[0.0; BLOCK_ELEMENTS]);
+            cluster.runtime.block_on(async {
+                frame::write(&mut links[0].writer, &ready, LIMIT).await.unwrap();
+                frame::write(&mut links[1].writer, &ready, LIMIT).await.unwrap();
+                frame::write(&mut links[0].writer, &partial, LIMIT).await.unwrap();
+            });
+        },
+        LIMIT,
+    );
     assert_names_rank_2(&errors, |source| matches!(source, LinkError::Closed));
     assert!(start.elapsed() < LIMIT / 2, "{:?}", start.elapsed());
 }

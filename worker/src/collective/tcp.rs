@@ -280,7 +280,7 @@ impl Exchange {
 }
 
 /// Stands for the whole tree in frames that are not about a subtree.
-const ROOT: Node = Node { level: u32::MAX, index: 0 };
+pub(super) const ROOT: Node = Node { level: u32::MAX, index: 0 };
 
 fn blocks(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let end = range.end;

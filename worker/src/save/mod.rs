@@ -41,7 +41,7 @@ pub enum SaveError {
         path: PathBuf,
         /// What went wrong.
         #[source]
-        source: ballast_model::CheckpointError,
+        source: Box<ballast_model::CheckpointError>,
     },
     /// What was written cannot be read back for its hash.
     #[error("cannot read back what was just written")]
@@ -53,11 +53,13 @@ impl SaveError {
     pub fn hint(&self) -> Option<String> {
         use ballast_model::CheckpointError;
         let source = match self {
-            Self::Write { source, .. } | Self::Model { source: CheckpointError::Write { source, .. }, .. } => source,
-            Self::Model { source: CheckpointError::Overflow { .. }, .. } => {
-                return Some("set precision.save to \"fp32\"".to_owned());
-            }
-            Self::Model { .. } | Self::ReadBack(_) => return None,
+            Self::Write { source, .. } => source,
+            Self::Model { source, .. } => match source.as_ref() {
+                CheckpointError::Write { source, .. } => source,
+                CheckpointError::Overflow { .. } => return Some("set precision.save to \"fp32\"".to_owned()),
+                _ => return None,
+            },
+            Self::ReadBack(_) => return None,
         };
         let hint = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space; the run can be resumed",
@@ -121,13 +123,13 @@ pub(crate) fn save_final(
         ("format".to_owned(), "pt".to_owned()),
         ("ballast.steps".to_owned(), snapshot.next_step.to_string()),
     ]);
-    let failed = |source| SaveError::Model { path: file.clone(), source };
+    let failed = |source| SaveError::Model { path: file.clone(), source: Box::new(source) };
     snapshot.model.save_single_file(&file, precision, &metadata).map_err(failed)?;
     Ok([folder, file])
 }
 
 fn save_model(model: &StableDiffusion, folder: &Path, precision: SavePrecision) -> Result<(), SaveError> {
-    let failed = |source| SaveError::Model { path: folder.to_owned(), source };
+    let failed = |source| SaveError::Model { path: folder.to_owned(), source: Box::new(source) };
     model.save_diffusers(folder, precision).map(|_| ()).map_err(failed)
 }
 
