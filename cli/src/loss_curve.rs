@@ -17,11 +17,14 @@ const BOTTOM: f64 = 40.0;
 /// Colours that people with colour blindness can tell apart (Okabe & Ito, 2008).
 const COLOURS: [&str; 7] = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"];
 
-/// The smoothed lines forget over this fraction of the run.
-const SMOOTHING: f64 = 0.08;
+/// Standard deviation of the smoothing, as a fraction of the run.
+const SMOOTHING: f64 = 0.03;
+
+/// Sections of a smoothed line.
+const LINE_PLACES: u64 = 150;
 
 /// Most points that are drawn one by one; the lines use all.
-const POINTS_MAX: usize = 3000;
+const POINTS_MAX: usize = 1500;
 
 /// Draws the curve. Returns none when there are too few losses to draw a line.
 pub(crate) fn svg(points: &[LossPoint]) -> Option<String> {
@@ -31,12 +34,13 @@ pub(crate) fn svg(points: &[LossPoint]) -> Option<String> {
     }
     let mut sorted: Vec<f64> = points.iter().map(|point| point.loss).collect();
     sorted.sort_by(f64::total_cmp);
-    // The top of the axis leaves out the wildest two per cent, which would press everything else down.
-    let axis = Axis::up_to(sorted[(sorted.len() - 1) * 98 / 100].max(f64::MIN_POSITIVE));
+    // The top of the axis leaves out the wildest twentieth, which would press everything else down.
+    let axis = Axis::up_to(sorted[(sorted.len() - 1) * 95 / 100].max(f64::MIN_POSITIVE));
     let plot = Plot { first, last, axis };
     let mut svg = String::new();
     plot.frame(&mut svg);
-    for point in points.iter().step_by(points.len().div_ceil(POINTS_MAX)) {
+    let shown = points.iter().step_by(points.len().div_ceil(POINTS_MAX));
+    for point in shown.filter(|point| point.loss <= plot.axis.top) {
         let (x, y) = plot.place(point.step, point.loss);
         let _ = write!(svg, "<circle cx='{x:.1}' cy='{y:.1}' r='1.2' fill='#bbb' fill-opacity='0.5'/>");
     }
@@ -64,15 +68,18 @@ pub(crate) fn svg(points: &[LossPoint]) -> Option<String> {
     Some(svg)
 }
 
-/// A running mean whose weights fall off with the distance in steps.
-fn smooth(points: &[(u64, f64)], span: f64) -> impl Iterator<Item = (u64, f64)> {
-    let (mut sum, mut weight, mut previous) = (0.0, 0.0, points.first().map_or(0, |(step, _)| *step));
-    points.iter().map(move |(step, loss)| {
-        let decay = (-((step - previous) as f64) / span.max(1.0)).exp();
-        previous = *step;
-        sum = sum * decay + loss;
-        weight = weight * decay + 1.0;
-        (*step, sum / weight)
+/// The mean loss around each of the places of a line, weighted by a Gaussian of the distance in steps. Looks both ways, so
+/// that a line does not begin with the noise of its first loss.
+fn smooth(points: &[(u64, f64)], width: f64) -> impl Iterator<Item = (u64, f64)> {
+    let (first, last) = (points.first().map_or(0, |point| point.0), points.last().map_or(0, |point| point.0));
+    (0..=LINE_PLACES).map(move |place| {
+        let step = first + (last - first) * place / LINE_PLACES;
+        let weigh = |at: u64| (-0.5 * (at.abs_diff(step) as f64 / width.max(1.0)).powi(2)).exp();
+        // Far from all points every weight may vanish; the floor leaves their plain mean then.
+        let weighted = points.iter().map(|(at, loss)| (weigh(*at).max(f64::MIN_POSITIVE), loss));
+        let (sum, weight) =
+            weighted.fold((0.0, 0.0), |(sum, total), (weight, loss)| (sum + weight * loss, total + weight));
+        (step, sum / weight)
     })
 }
 
@@ -158,7 +165,11 @@ mod tests {
     #[test]
     fn a_line_per_folder_within_the_frame() {
         let svg = svg(&points((10..60).map(|step| (step, 0.3 / (step - 9) as f64)))).unwrap();
-        assert_eq!((svg.matches("<polyline").count(), svg.matches("<circle").count()), (2, 50));
+        assert_eq!(
+            (svg.matches("<polyline").count(), svg.matches("<circle").count()),
+            (2, 47),
+            "the wildest are left out"
+        );
         assert!(svg.contains("a&lt;b") && svg.ends_with("</svg>\n"));
         for line in svg.split("points='").skip(1) {
             for place in line.split('\'').next().unwrap().split(' ') {

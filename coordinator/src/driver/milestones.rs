@@ -49,6 +49,7 @@ impl Driver {
                         write: rank == 0,
                         run_folder: run_folder.clone(),
                         run_state_json,
+                        traceparent: self.traceparent.clone(),
                     })
                 }
             };

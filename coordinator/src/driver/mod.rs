@@ -62,6 +62,8 @@ pub(crate) struct Driver {
     /// What workers reported for a milestone: parameter hash, paths, errors.
     reports: BTreeMap<(Milestone, u64), MilestoneReport>,
     skipped: HashSet<String>,
+    /// Trace context of the last committed step: its checkpoint belongs to its trace.
+    traceparent: String,
     last_checkpoint: Option<PathBuf>,
     /// Why a worker gave up, with its hint: the best explanation when the run fails.
     last_failure: Option<(String, String)>,
@@ -100,6 +102,7 @@ impl Driver {
             planned: BTreeMap::new(),
             reports: BTreeMap::new(),
             skipped: HashSet::new(),
+            traceparent: String::new(),
             last_checkpoint: None,
             last_failure: None,
             last_step_at: Instant::now(),
@@ -255,8 +258,9 @@ impl Driver {
             Action::Plan { generation, step, workers } => self.plan(generation, step, &workers).await?,
             Action::Apply { generation, step, gradient_hash, workers } => {
                 let planned = self.planned.remove(&step);
-                let traceparent =
+                self.traceparent =
                     planned.map(|planned| ballast_proto::current_traceparent(&planned.span)).unwrap_or_default();
+                let traceparent = self.traceparent.clone();
                 let generation = self.wire_generation(generation);
                 let commit = v1::Commit { generation, step, gradient_hash, traceparent };
                 self.send_all(&workers, &wire::response(ToWorker::Commit(commit)));
