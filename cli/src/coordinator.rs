@@ -64,7 +64,7 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
         let listener = listen(session.config.cluster.listen).await?;
         let address = listener.local_addr().context("cannot read the coordinator's own address")?;
         let run = session.prepare(args.run.resume)?;
-        if let Some(exit_code) = session.end_if_complete(&run) {
+        if let Some(exit_code) = session.end_if_complete(&run)? {
             return Ok(exit_code);
         }
         session.progress.insist(&format!("coordinator listens on {address}"));
@@ -89,7 +89,7 @@ fn resolve(address: &str) -> Result<SocketAddr, Failure> {
 }
 
 /// Refuses what other machines could reach, unless it was asked for in so many words.
-fn allow(address: SocketAddr, insecure: bool) -> Result<(), Failure> {
+pub(crate) fn allow(address: SocketAddr, insecure: bool) -> Result<(), Failure> {
     if insecure || address.ip().to_canonical().is_loopback() {
         return Ok(());
     }

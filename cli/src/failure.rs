@@ -43,7 +43,7 @@ impl Failure {
 
     /// Prints the failure to stderr and returns the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        eprint!("{}", self.text());
+        crate::output::say(self.text().trim_end());
         ExitCode::from(self.exit_code)
     }
 

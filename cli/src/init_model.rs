@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use ballast_model::{Preset, SavePrecision};
 
 use crate::failure::Failure;
+use crate::output::print;
 use crate::summary::shown;
 
 /// Writes a model with random weights in the diffusers layout.
@@ -39,6 +40,6 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     model
         .save_diffusers(&args.out, SavePrecision::Fp32)
         .with_context(|| format!("cannot make the model {}", args.out.display()))?;
-    println!("{}", shown(&args.out));
+    print(&shown(&args.out))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ mod init_model;
 mod loss_curve;
 mod meter;
 mod model_path;
+mod output;
 mod plan;
 mod progress;
 mod run_folder;

@@ -14,6 +14,7 @@ use ballast_common::telemetry::{self, Options, Service};
 use crate::OutputArgs;
 use crate::config_args::{Flags, SetArgs, load};
 use crate::failure::Failure;
+use crate::output::print;
 
 /// Shows what would be trained: the balance of the folders, buckets, padding, steps and the schedule's hash.
 #[derive(clap::Args)]
@@ -73,10 +74,10 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
         report = report.with_samples(&dataset, &config.data);
     }
     match args.format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&report).expect("a report is plain data")),
+        Format::Json => print(&serde_json::to_string_pretty(&report).expect("a report is plain data"))?,
         Format::Text => {
             let steps = RunSchedule::total_steps(&dataset, &ScheduleOptions::from(&config), config.run.epochs);
-            println!("{report}\n{} epochs of this config are {steps} steps", config.run.epochs);
+            print(&format!("{report}\n{} epochs of this config are {steps} steps", config.run.epochs))?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use ballast_coordinator::{Outcome, PreparedRun, RunEvent};
+use ballast_coordinator::{Outcome, PreparedRun, RunError, RunEvent};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::failure::Failure;
 use crate::progress::Progress;
@@ -15,6 +16,9 @@ use crate::worker_processes::{WorkerEvent, WorkerExit, WorkerProcesses};
 
 /// How long the coordinator may take to notice that all workers have gone, and workers to leave when the run is over.
 const PARTING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the coordinator's task always has a result.
+const DRIVER: &str = "the coordinator does not panic, and is cancelled only when this function has returned";
 
 /// How a run ended that did not fail.
 pub(crate) enum RunEnd {
@@ -40,8 +44,9 @@ pub(crate) async fn drive(
     let mut signals = StopSignals::listen().context("cannot listen for Ctrl-C")?;
     let (stop_sender, stop) = watch::channel(false);
     let (event_sender, mut events) = mpsc::unbounded_channel();
-    let serve = ballast_coordinator::serve(listener, run, worker_count, event_sender, stop);
-    tokio::pin!(serve);
+    // A task of its own, so that a terminal that does not take its lines holds nothing up.
+    let mut serve = JoinSet::new();
+    serve.spawn(ballast_coordinator::serve(listener, run, worker_count, event_sender, stop));
     let mut started = false;
     let outcome = loop {
         tokio::select! {
@@ -51,7 +56,7 @@ pub(crate) async fn drive(
                 started |= matches!(event, RunEvent::Started { .. });
                 progress.show(&event);
             }
-            outcome = &mut serve => break outcome?,
+            Some(outcome) = serve.join_next() => break outcome.expect(DRIVER)?,
             () = signals.next() => {
                 if stop_sender.send_replace(true) {
                     return Ok(RunEnd::StoppedAtOnce);
@@ -114,11 +119,9 @@ fn worker_ended(exit: &WorkerExit, started: bool, stopping: bool, progress: &Pro
 }
 
 /// Waits for the coordinator to say how the run ends, now that all its workers have gone.
-async fn finish_without_workers(
-    serve: impl Future<Output = Result<Outcome, ballast_coordinator::RunError>>,
-) -> Result<Outcome, Failure> {
-    match tokio::time::timeout(PARTING_TIMEOUT, serve).await {
-        Ok(outcome) => Ok(outcome?),
+async fn finish_without_workers(serve: &mut JoinSet<Result<Outcome, RunError>>) -> Result<Outcome, Failure> {
+    match tokio::time::timeout(PARTING_TIMEOUT, serve.join_next()).await {
+        Ok(outcome) => Ok(outcome.expect("its result was not taken yet").expect(DRIVER)?),
         Err(_) => Err(Failure::failed("all workers have ended before the run has")),
     }
 }

@@ -8,6 +8,7 @@ use ballast_model::{RgbPixels, SampleRequest, StableDiffusion};
 use image::RgbImage;
 
 use crate::failure::Failure;
+use crate::output::{print, say};
 use crate::sheet::Sheet;
 use crate::summary::shown;
 use crate::{OutputArgs, model_path};
@@ -83,7 +84,7 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
             let path = if one_file { args.out.clone() } else { args.out.join(file_name(index, request)) };
             save(&picture, &path)?;
             if output.verbosity() >= 0 {
-                eprintln!("{}/{} {}", index + 1, requests.len(), shown(&path));
+                say(&format!("{}/{} {}", index + 1, requests.len(), shown(&path)));
             }
             paths.push(path);
         }
@@ -93,7 +94,8 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
         save(&sheet.compose(), &args.out)?;
         paths.push(args.out);
     }
-    paths.iter().for_each(|path| println!("{}", path.display()));
+    let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    print(&paths.join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -19,7 +19,7 @@ use crate::progress::{Progress, counted};
 use crate::run_loop::{RunEnd, drive};
 use crate::summary::{BALANCE_FILE, LOG_FILE, LOSS_CURVE_FILE, Summary, resume_command, shown};
 use crate::worker_processes::WorkerProcesses;
-use crate::{loss_curve, model_path, run_folder};
+use crate::{loss_curve, model_path, output, run_folder};
 
 /// A run whose config, data and model were found to be good.
 pub(crate) struct Session {
@@ -37,13 +37,13 @@ impl Session {
         mut config: RunConfig,
         config_file: Option<&Path>,
         resume: bool,
-        output: OutputArgs,
+        output_args: OutputArgs,
     ) -> Result<Self, Failure> {
-        let progress = Progress::new(output.verbosity() < 0);
+        let progress = Progress::new(output_args.verbosity() < 0);
         let telemetry = telemetry::init(
             Service::Coordinator,
             telemetry::Options {
-                verbosity: output.verbosity(),
+                verbosity: output_args.verbosity(),
                 style: Style::Person,
                 terminal: progress.terminal_writer(),
                 traces: TracesSetting::On {
@@ -86,15 +86,15 @@ impl Session {
     }
 
     /// Says that a run has come to its end already, if it has.
-    pub(crate) fn end_if_complete(&self, run: &PreparedRun) -> Option<ExitCode> {
+    pub(crate) fn end_if_complete(&self, run: &PreparedRun) -> Result<Option<ExitCode>, Failure> {
         if !run.is_complete() {
-            return None;
+            return Ok(None);
         }
         let (steps, cut_short) = (run.stop_step(), run.stop_step() < run.total_steps());
         self.progress.say(&format!("all {} are done: nothing is left to do", counted(steps, "step")));
         let summary = Summary { run_folder: &self.run_folder, config: &self.config, steps, elapsed: None, cut_short };
-        println!("{}", summary.text().trim_end());
-        Some(ExitCode::SUCCESS)
+        output::print(summary.text().trim_end())?;
+        Ok(Some(ExitCode::SUCCESS))
     }
 
     /// Runs to the end and says how it went.
@@ -113,23 +113,23 @@ impl Session {
         match end? {
             RunEnd::Finished => {
                 if let Err(error) = draw_loss_curve(&self.run_folder) {
-                    eprintln!("warning: there is no loss curve: {error:#}");
+                    output::say(&format!("warning: there is no loss curve: {error:#}"));
                 }
                 let elapsed = Some(self.started.elapsed());
                 let summary = Summary { run_folder: &self.run_folder, config: &self.config, steps, elapsed, cut_short };
-                println!("{}", summary.text().trim_end());
+                output::print(summary.text().trim_end())?;
                 Ok(ExitCode::SUCCESS)
             }
             RunEnd::Interrupted { next_step, checkpoint } => {
                 let saved = checkpoint
                     .map_or_else(|| "nothing to save".to_owned(), |path| format!("saved in {}", shown(&path)));
-                eprintln!("stopped after {}; {saved}", counted(next_step, "step"));
-                eprintln!("hint: go on with: {}", resume_command(&self.run_folder));
+                output::say(&format!("stopped after {}; {saved}", counted(next_step, "step")));
+                output::say(&format!("hint: go on with: {}", resume_command(&self.run_folder)));
                 Ok(ExitCode::from(EXIT_INTERRUPTED))
             }
             RunEnd::StoppedAtOnce => {
-                eprintln!("stopped at once; what was not yet in a checkpoint is lost");
-                eprintln!("hint: go on with: {}", resume_command(&self.run_folder));
+                output::say("stopped at once; what was not yet in a checkpoint is lost");
+                output::say(&format!("hint: go on with: {}", resume_command(&self.run_folder)));
                 Ok(ExitCode::from(EXIT_INTERRUPTED))
             }
         }

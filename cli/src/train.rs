@@ -9,6 +9,7 @@ use anyhow::Context as _;
 
 use crate::OutputArgs;
 use crate::config_args::{Flags, SetArgs, load};
+use crate::coordinator::allow;
 use crate::devices::local_devices;
 use crate::failure::Failure;
 use crate::session::{Session, listen, runtime};
@@ -67,6 +68,8 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
     let flags = args.run.flags().with("cluster.workers", args.workers).with("cluster.device", args.device.as_ref());
     let config = load(args.config.as_deref(), &args.set, flags)?;
     config.require_training()?;
+    // Its workers are on this machine, so nobody else has any business there.
+    allow(config.cluster.listen, false)?;
     let devices = local_devices(&config)?;
 
     let runtime = runtime()?;
@@ -74,7 +77,7 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
         let mut session = Session::open(config, args.config.as_deref(), args.run.resume, output).await?;
         let listener = listen(session.config.cluster.listen).await?;
         let run = session.prepare(args.run.resume)?;
-        if let Some(exit_code) = session.end_if_complete(&run) {
+        if let Some(exit_code) = session.end_if_complete(&run)? {
             return Ok(exit_code);
         }
         let workers = WorkerProcesses::start(&WorkerSettings {
@@ -83,7 +86,7 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
             threads: threads_per_worker(devices.len()),
             run_folder: &session.run_folder,
             verbosity: output.verbosity(),
-            otlp_endpoint: session.config.telemetry.otlp_endpoint.as_deref(),
+            telemetry: &session.config.telemetry,
         })?;
         session.carry_out(run, listener, devices.len() as u32, Some(workers)).await
     });

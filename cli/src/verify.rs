@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use ballast_coordinator::verify::{VerifyError, VerifyReport, verify};
 
 use crate::failure::{EXIT_FAILED, Failure};
+use crate::output::print;
 use crate::plan::Format;
 use crate::progress::counted;
 use crate::summary::shown;
@@ -31,12 +32,10 @@ The ledger is one SQLite file that any tool can open. Exit code 1 and the first 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     let result = verify(&args.run);
     match (result, args.format) {
-        (Ok(report), Format::Text) => print!("{}", text(&report)),
-        (Ok(report), Format::Json) => {
-            println!("{}", serde_json::to_string_pretty(&report).expect("a report is plain data"))
-        }
+        (Ok(report), Format::Text) => print(text(&report).trim_end())?,
+        (Ok(report), Format::Json) => print(&serde_json::to_string_pretty(&report).expect("a report is plain data"))?,
         (Err(VerifyError::Violation(violation)), Format::Json) => {
-            println!("{}", serde_json::json!({ "violation": violation }));
+            print(&serde_json::json!({ "violation": violation }).to_string())?;
             return Ok(ExitCode::from(EXIT_FAILED));
         }
         (Err(VerifyError::Violation(violation)), Format::Text) => return Err(Failure::failed(violation)),

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use anyhow::Context as _;
+use ballast_common::config::TelemetryConfig;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::mpsc;
@@ -30,7 +31,7 @@ pub(crate) struct WorkerSettings<'a> {
     pub(crate) threads: usize,
     pub(crate) run_folder: &'a Path,
     pub(crate) verbosity: i8,
-    pub(crate) otlp_endpoint: Option<&'a str>,
+    pub(crate) telemetry: &'a TelemetryConfig,
 }
 
 /// The running workers. Dropping it kills them.
@@ -141,11 +142,21 @@ fn command(program: &Path, settings: &WorkerSettings, device: &str) -> Command {
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    if let Some(endpoint) = settings.otlp_endpoint.filter(|_| std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_none())
+    trace_like_this_process(&mut command, settings.telemetry);
+    command
+}
+
+/// Hands on what the config says about traces: a worker needs it before it is sent the config.
+fn trace_like_this_process(command: &mut Command, config: &TelemetryConfig) {
+    if let Some(endpoint) = &config.otlp_endpoint
+        && std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_none()
     {
         command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
     }
-    command
+    // What the variable holds already comes last, and wins.
+    let attributes = std::env::var("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+    let attributes = format!("service.namespace={},{attributes}", config.service_namespace);
+    command.env("OTEL_RESOURCE_ATTRIBUTES", attributes.trim_end_matches(','));
 }
 
 async fn watch(

@@ -97,12 +97,14 @@ fn a_second_ctrl_c_stops_at_once() {
     let lab = Lab::new();
     let mut training =
         lab.start_train("run", &["--workers", "1", "--set", "step.micro_batch_size=64", "--set", "run.epochs=100"]);
+    let worker = worker_process(&training.wait_for_line("worker 1 joined"));
     training.wait_for_line("training with");
     training.signal("INT");
     training.wait_for_line("press Ctrl-C again");
     training.signal("INT");
     let code = training.finish().code;
     assert_eq!(code, Some(130));
+    wait_until_gone(worker);
     assert!(!lab.run_of("run").folder.join("final.safetensors").exists());
 }
 

@@ -76,6 +76,7 @@ fn other_machines_are_let_in_only_when_it_is_said_aloud() {
         "hint: ",
         "--insecure",
     ]);
+    lab.run(&["train", "config.toml", "--set", "cluster.listen=0.0.0.0:0"]).expect(2).says(&["0.0.0.0", "hint: "]);
     lab.run(&["worker", "--coordinator", "http://192.0.2.1:4600"]).expect(2).says(&["192.0.2.1", "--insecure"]);
     assert!(lab.is_untouched());
 }
