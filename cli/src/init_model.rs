@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use ballast_common::telemetry::{self, Options, Service};
 use ballast_model::{Preset, SavePrecision};
 
+use crate::OutputArgs;
 use crate::failure::Failure;
 use crate::output::print;
 use crate::summary::shown;
@@ -31,7 +33,8 @@ Example:
   ballast train my.toml --set model.path=models/tiny";
 
 /// Runs the command.
-pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
+    let _telemetry = telemetry::init(Service::Cli, Options::new(output.verbosity()));
     if args.out.exists() {
         return Err(Failure::usage(format_args!("{} exists already", args.out.display())).hint("choose another --out"));
     }

@@ -81,9 +81,9 @@ fn main() -> ExitCode {
         Command::Coordinator(args) => coordinator::run(args, output),
         Command::Worker(args) => worker::run(args, output),
         Command::Plan(args) => plan::run(args, output),
-        Command::Verify(args) => verify::run(args),
+        Command::Verify(args) => verify::run(args, output),
         Command::Sample(args) => sample::run(args, output),
-        Command::InitModel(args) => init_model::run(args),
+        Command::InitModel(args) => init_model::run(args, output),
     };
     result.unwrap_or_else(|failure| failure.report())
 }

@@ -111,9 +111,12 @@ fn worker_ended(exit: &WorkerExit, started: bool, stopping: bool, progress: &Pro
         let failure = Failure::failed(format_args!("worker {} could not start: {reason}", exit.number));
         return Err(failure.hint(hint.unwrap_or_else(|| format!("its log is {}", exit.log.display()))));
     }
-    progress.insist(&format!("warning: worker process {} ended: {reason}", exit.number));
-    if let Some(hint) = hint {
-        progress.insist(&format!("hint: {hint}"));
+    // An error that the worker could name it has told the coordinator, which has logged it.
+    if !exit.has_named_its_error() {
+        progress.insist(&format!("warning: worker process {} ended: {reason}", exit.number));
+        if let Some(hint) = hint {
+            progress.insist(&format!("hint: {hint}"));
+        }
     }
     Ok(())
 }

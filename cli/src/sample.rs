@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use ballast_common::telemetry::{self, Options, Service};
 use ballast_model::{RgbPixels, SampleRequest, StableDiffusion};
 use image::RgbImage;
 
@@ -61,6 +62,7 @@ Examples:
 
 /// Runs the command.
 pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
+    let _telemetry = telemetry::init(Service::Cli, Options::new(output.verbosity()));
     args.model.iter().try_for_each(|path| model_path::check(path))?;
     let one_file = args.sheet || args.prompt.len() as u32 * args.count == 1;
     if args.model.len() > 1 && !args.sheet {

@@ -90,11 +90,23 @@ impl Session {
         if !run.is_complete() {
             return Ok(None);
         }
-        let (steps, cut_short) = (run.stop_step(), run.stop_step() < run.total_steps());
-        self.progress.say(&format!("all {} are done: nothing is left to do", counted(steps, "step")));
-        let summary = Summary { run_folder: &self.run_folder, config: &self.config, steps, elapsed: None, cut_short };
+        self.progress.say(&format!("all {} are done: nothing is left to do", counted(run.stop_step(), "step")));
+        let summary = self.summary(run);
         output::print(summary.text().trim_end())?;
         Ok(Some(ExitCode::SUCCESS))
+    }
+
+    /// Returns what there will be to say of the run at its end.
+    fn summary(&self, run: &PreparedRun) -> Summary {
+        Summary {
+            run_folder: self.run_folder.clone(),
+            prompt: self.config.sample.prompts.first().cloned(),
+            picture_size: self.config.sample_size(),
+            steps: run.stop_step(),
+            new_steps: run.stop_step().saturating_sub(run.next_step()),
+            elapsed: self.started.elapsed(),
+            cut_short: run.stop_step() < run.total_steps(),
+        }
     }
 
     /// Runs to the end and says how it went.
@@ -105,7 +117,7 @@ impl Session {
         worker_count: u32,
         workers: Option<WorkerProcesses>,
     ) -> Result<ExitCode, Failure> {
-        let (steps, cut_short) = (run.stop_step(), run.stop_step() < run.total_steps());
+        let summary = self.summary(&run);
         let end = drive(listener, run, worker_count, &mut self.progress, workers).await;
         self.progress.finish();
         let telemetry = self.telemetry;
@@ -115,8 +127,7 @@ impl Session {
                 if let Err(error) = draw_loss_curve(&self.run_folder) {
                     output::say(&format!("warning: there is no loss curve: {error:#}"));
                 }
-                let elapsed = Some(self.started.elapsed());
-                let summary = Summary { run_folder: &self.run_folder, config: &self.config, steps, elapsed, cut_short };
+                let summary = Summary { elapsed: self.started.elapsed(), ..summary };
                 output::print(summary.text().trim_end())?;
                 Ok(ExitCode::SUCCESS)
             }

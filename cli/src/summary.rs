@@ -3,8 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ballast_common::config::RunConfig;
-
 use crate::meter::clock;
 use crate::progress::counted;
 
@@ -16,21 +14,31 @@ pub(crate) const LOSS_CURVE_FILE: &str = "loss.svg";
 pub(crate) const LOG_FILE: &str = "ballast.log";
 
 /// What is known of a run that has finished.
-pub(crate) struct Summary<'a> {
-    pub(crate) run_folder: &'a Path,
-    pub(crate) config: &'a RunConfig,
+pub(crate) struct Summary {
+    pub(crate) run_folder: PathBuf,
+    /// A prompt of the run, if it has any.
+    pub(crate) prompt: Option<String>,
+    /// Width and height of the run's pictures.
+    pub(crate) picture_size: (u32, u32),
+    /// Steps of the run so far.
     pub(crate) steps: u64,
-    /// None when there was nothing left to do.
-    pub(crate) elapsed: Option<Duration>,
+    /// Those of them that this start has computed.
+    pub(crate) new_steps: u64,
+    /// How long this start took.
+    pub(crate) elapsed: Duration,
     /// Whether `run.max_steps` ended the run before its epochs did.
     pub(crate) cut_short: bool,
 }
 
-impl Summary<'_> {
+impl Summary {
     /// Returns the text, one line per thing that is there.
     pub(crate) fn text(&self) -> String {
-        let elapsed = self.elapsed.map_or_else(String::new, |elapsed| format!(" in {}", clock(elapsed)));
-        let mut text = format!("\ndone: {}{elapsed}\n", counted(self.steps, "step"));
+        let how_long = match self.new_steps {
+            0 => String::new(),
+            new if new == self.steps => format!(" in {}", clock(self.elapsed)),
+            new => format!(", the last {new} in {}", clock(self.elapsed)),
+        };
+        let mut text = format!("\ndone: {}{how_long}\n", counted(self.steps, "step"));
         for (what, path) in self.places().into_iter().filter(|(_, path)| path.exists()) {
             text += &format!("  {what:<14}{}\n", shown(&path));
         }
@@ -56,9 +64,9 @@ impl Summary<'_> {
     }
 
     fn next_commands(&self) -> [(String, &'static str); 3] {
-        let (ballast, folder) = (program(), shown(self.run_folder));
-        let prompt = self.config.sample.prompts.first().map_or("a photo", String::as_str);
-        let (width, height) = self.config.sample_size();
+        let (ballast, folder) = (program(), shown(&self.run_folder));
+        let prompt = self.prompt.as_deref().unwrap_or("a photo");
+        let (width, height) = self.picture_size;
         let on = match self.cut_short {
             true => (
                 format!("{ballast} train {folder}/config.toml --resume --set run.max_steps=none"),

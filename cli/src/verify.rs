@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use ballast_common::telemetry::{self, Options, Service};
 use ballast_coordinator::verify::{VerifyError, VerifyReport, verify};
 
+use crate::OutputArgs;
 use crate::failure::{EXIT_FAILED, Failure};
 use crate::output::print;
 use crate::plan::Format;
@@ -29,7 +31,9 @@ Example:
 The ledger is one SQLite file that any tool can open. Exit code 1 and the first violation if something is wrong.";
 
 /// Runs the command.
-pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
+    // What lies beside the pictures was said when the run began.
+    let _telemetry = telemetry::init(Service::Cli, Options::new(output.verbosity() - 1));
     let result = verify(&args.run);
     match (result, args.format) {
         (Ok(report), Format::Text) => print(text(&report).trim_end())?,

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
@@ -22,6 +23,9 @@ use tokio::task::JoinSet;
 const WARNINGS_MAX: usize = 256;
 /// Lines of an error that are kept: a message, its causes and a hint, or a panic.
 const ERROR_LINES_MAX: usize = 40;
+
+/// Its number on every Unix.
+const SIGKILL: i32 = 9;
 
 /// What each worker is started with.
 pub(crate) struct WorkerSettings<'a> {
@@ -122,8 +126,17 @@ impl WorkerExit {
         match text.strip_prefix("error: ") {
             Some(text) => (text.to_owned(), hint),
             None if !text.is_empty() => (format!("{}\n{text}", self.status), hint),
+            None if self.status.signal() == Some(SIGKILL) => {
+                let hint = "if nobody killed it, the machine may have run out of memory";
+                (self.status.to_string(), Some(hint.to_owned()))
+            }
             None => (self.status.to_string(), hint),
         }
+    }
+
+    /// Says whether the worker ended with an error of its own words, rather than by a signal or a panic.
+    pub(crate) fn has_named_its_error(&self) -> bool {
+        self.error.iter().any(|line| line.starts_with("error: "))
     }
 }
 

@@ -21,6 +21,18 @@ fn a_coordinator_and_two_workers_by_hand_learn_the_same_bits() {
 }
 
 #[test]
+fn a_worker_that_is_there_first_waits_for_its_coordinator() {
+    let lab = Lab::new();
+    // A port that was free a moment ago.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let worker = ["worker", "--coordinator", &format!("http://{address}"), "--device", "cpu"];
+    let mut worker = Running::start(&mut lab.ballast(&worker));
+    worker.wait_for_line("waiting for the coordinator");
+    lab.run(&["coordinator", "config.toml", "--listen", &address, "--name", "run", "--max-steps", "1"]).expect(0);
+    worker.finish().expect(0);
+}
+
+#[test]
 fn a_coordinator_on_ipv6_loopback_prints_a_url_that_works() {
     let lab = Lab::new();
     let coordinator = ["coordinator", "config.toml", "--listen", "[::1]:0", "--name", "run", "--max-steps", "1"];
