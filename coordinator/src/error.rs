@@ -101,7 +101,7 @@ impl RunError {
                     .to_owned(),
             ),
             Self::RunExists { .. } => Some("continue it with --resume, or choose another --name".to_owned()),
-            Self::NoRun { .. } => Some("leave out --resume to start a run".to_owned()),
+            Self::NoRun { .. } => Some("a run's folder is one that a run without --resume has made".to_owned()),
             Self::DataChanged { .. } => Some("start a new run, or restore the data".to_owned()),
             Self::ConfigChanged { .. } => Some("start a new run with another --name, or restore these keys".to_owned()),
             Self::File { source, .. } => match source.kind() {

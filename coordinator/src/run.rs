@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use ballast_common::checkpoint::{self, CheckpointState};
-use ballast_common::config::RunConfig;
+use ballast_common::config::{Reduction, RunConfig};
 use ballast_common::dataset::Dataset;
 use ballast_common::schedule::{RunSchedule, ScheduleOptions};
 
@@ -174,6 +174,9 @@ fn check(config: &RunConfig, dataset: &Dataset) -> Result<RunSchedule, RunError>
         return Err(RunError::NoModel { path: model, missing: MODEL_INDEX });
     }
     let schedule = RunSchedule::compute(dataset, &ScheduleOptions::from(config), config.run.epochs);
+    if config.cluster.reduction == Some(Reduction::Fast) {
+        tracing::warn!("cluster.reduction = \"fast\" needs NCCL, which this version does not have: sums are exact");
+    }
     if schedule.steps() == 0 {
         return Err(RunError::NoSteps { epochs: config.run.epochs });
     }

@@ -28,6 +28,9 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<StableDiffusion, Check
         scheduler: read_json(&dir.join("scheduler/scheduler_config.json"))?,
     };
     let configs = check(&raw).map_err(|(file, source)| CheckpointError::Config { path: dir.join(file), source })?;
+    for component in not_carried(&raw.model_index) {
+        tracing::warn!(component, model = %dir.display(), "a part of the model is not carried: what is saved has none");
+    }
     if !dir.join("tokenizer").is_dir() {
         return Err(missing(&dir.join("tokenizer")));
     }
@@ -152,12 +155,24 @@ fn with_dtype(config: &Value, precision: SavePrecision) -> Value {
     config
 }
 
-/// The index without components that are not carried (the safety checker), which diffusers would look for.
+/// The components of a pipeline that are read and written.
+const CARRIED: [&str; 5] = ["text_encoder", "tokenizer", "vae", "unet", "scheduler"];
+
+/// Names the components that a model has and that are not carried (the safety checker).
+fn not_carried(index: &Value) -> Vec<&str> {
+    let is_there = |value: &Value| value.as_array().is_some_and(|class| class.iter().any(|name| !name.is_null()));
+    let entries = index.as_object().into_iter().flatten();
+    entries
+        .filter(|(key, value)| is_there(value) && !CARRIED.contains(&key.as_str()))
+        .map(|(key, _)| key.as_str())
+        .collect()
+}
+
+/// The index without components that are not carried, which diffusers would look for.
 fn saved_index(index: &Value) -> Value {
     let mut index = index.clone();
-    let carried = ["text_encoder", "tokenizer", "vae", "unet", "scheduler"];
     for (key, value) in index.as_object_mut().into_iter().flatten() {
-        if value.is_array() && !carried.contains(&key.as_str()) {
+        if value.is_array() && !CARRIED.contains(&key.as_str()) {
             *value = json!([null, null]);
         } else if key == "requires_safety_checker" {
             *value = json!(false);
@@ -282,4 +297,28 @@ impl Source for FileSource {
 fn same_shape(a: &[usize], b: &[usize]) -> bool {
     let trim = |shape: &[usize]| shape.iter().rposition(|n| *n != 1).map_or(0, |last| last + 1);
     a[..trim(a)] == b[..trim(b)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_carried_is_named_and_left_out_of_the_index() {
+        let index = json!({
+            "_class_name": "StableDiffusionPipeline",
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+            "image_encoder": [null, null],
+            "requires_safety_checker": true,
+        });
+        assert_eq!(not_carried(&index), ["safety_checker"]);
+        let saved = saved_index(&index);
+        assert_eq!(saved["unet"], index["unet"]);
+        assert_eq!(
+            (&saved["safety_checker"], &saved["requires_safety_checker"]),
+            (&json!([null, null]), &json!(false))
+        );
+        assert!(not_carried(&saved).is_empty());
+    }
 }
