@@ -85,6 +85,7 @@ fn each_step_is_one_trace_across_coordinator_and_workers() {
     let roots: Vec<&ReceivedSpan> =
         received.iter().filter(|r| r.span.name == "step" && r.span.parent_span_id.is_empty()).collect();
     assert_eq!(roots.len(), 3, "one root per step");
+    let mut saved_steps = 0;
     for root in roots {
         assert_eq!(root.service, "ballast-coordinator");
         let of_trace: Vec<&ReceivedSpan> = received.iter().filter(|r| r.span.trace_id == root.span.trace_id).collect();
@@ -106,7 +107,11 @@ fn each_step_is_one_trace_across_coordinator_and_workers() {
         for name in ["data.wait", "encode", "forward_backward", "all_reduce", "optimizer"] {
             assert_eq!(names.get(name).map(BTreeSet::len), Some(2), "`{name}` of both workers in {names:?}");
         }
+        saved_steps += usize::from(names.get("checkpoint.save").map(BTreeSet::len) == Some(2));
     }
+    assert_eq!(saved_steps, 1, "the last step's trace holds the saving on both workers");
+    let lone_saves = received.iter().filter(|r| r.span.name == "checkpoint.save" && r.span.parent_span_id.is_empty());
+    assert_eq!(lone_saves.count(), 0, "a save without its step");
 }
 
 #[test]
