@@ -15,6 +15,7 @@ mod progress;
 mod run_folder;
 mod run_loop;
 mod sample;
+mod scan;
 mod session;
 mod sheet;
 mod signals;

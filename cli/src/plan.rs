@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use ballast_common::UsageError;
 use ballast_common::config::RunConfig;
 use ballast_common::dataset::Dataset;
 use ballast_common::schedule::{EpochReport, EpochSchedule, PlanReport, RunSchedule, ScheduleOptions};
@@ -15,6 +14,7 @@ use crate::OutputArgs;
 use crate::config_args::{Flags, SetArgs, load};
 use crate::failure::Failure;
 use crate::output::print;
+use crate::scan::scan;
 
 /// Shows what would be trained: the balance of the folders, buckets, padding, steps and the schedule's hash.
 #[derive(clap::Args)]
@@ -68,7 +68,7 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
     let _telemetry = telemetry::init(Service::Cli, Options::new(output.verbosity() - i8::from(is_said_there)));
     let flags = Flags::default().with_path("data.root", args.data.as_ref()).with("run.seed", args.seed);
     let config = load(args.config.as_deref(), &args.set, flags)?;
-    let dataset = Dataset::scan(&config.data).map_err(UsageError::from)?;
+    let dataset = scan(&config)?;
     let mut report = report(&config, &dataset, args.epochs, args.out.as_ref())?;
     if args.samples {
         report = report.with_samples(&dataset, &config.data);

@@ -17,6 +17,7 @@ use crate::OutputArgs;
 use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::progress::{Progress, counted};
 use crate::run_loop::{RunEnd, drive};
+use crate::scan::scan;
 use crate::summary::{BALANCE_FILE, LOG_FILE, LOSS_CURVE_FILE, Summary, resume_command, shown};
 use crate::worker_processes::WorkerProcesses;
 use crate::{loss_curve, model_path, output, run_folder};
@@ -62,7 +63,7 @@ impl Session {
         if let Some(model) = &config.model.path {
             model_path::check(model)?;
         }
-        let dataset = Dataset::scan(&config.data).map_err(ballast_common::UsageError::from)?;
+        let dataset = scan(&config)?;
         Ok(Self { config, run_folder, dataset: Some(dataset), progress, telemetry, started: Instant::now() })
     }
 

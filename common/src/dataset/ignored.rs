@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::names::{FileKind, kind, split_extension};
-use super::scan::caption_files;
+use super::read::{SIDECARS, sidecar_name};
 use super::walk::WalkedFolder;
 
 /// A count of files, with the names of the first few.
@@ -50,7 +50,8 @@ pub(super) fn warnings(folders: &[WalkedFolder]) -> Vec<String> {
         for name in &folder.others {
             let path = folder.file(name);
             let (stem, extension) = split_extension(name);
-            let is_caption = stems.contains(stem) && caption_files(stem).contains(name);
+            let is_caption = stems.contains(stem)
+                && SIDECARS.iter().any(|extension| sidecar_name(stem, extension).as_ref() == Some(name));
             match kind(name) {
                 FileKind::FolderFile | FileKind::Image => {}
                 _ if is_caption => {

@@ -3,6 +3,7 @@
 //! [`Dataset::scan`] reads it once, before anything starts, and finds everything that is wrong in one go. What it returns
 //! depends on the files' names and contents only: not on times, the root's own path, or the order in which the disk lists them.
 
+mod assemble;
 mod bucket;
 mod caption;
 mod decimal;
@@ -10,6 +11,7 @@ mod error;
 mod header;
 mod ignored;
 mod names;
+mod read;
 mod scan;
 mod sidecar;
 mod text;
