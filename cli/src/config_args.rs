@@ -38,6 +38,16 @@ impl Flags {
     pub(crate) fn with_path(self, key: &str, path: Option<&PathBuf>) -> Self {
         self.with(key, path.map(|path| path.to_string_lossy()))
     }
+
+    /// Adds paths if any were given: one as it is, several as a list.
+    pub(crate) fn with_paths(self, key: &str, paths: &[PathBuf]) -> Self {
+        if paths.len() < 2 {
+            return self.with_path(key, paths.first());
+        }
+        let quoted = |path: &PathBuf| serde_json::Value::from(path.to_string_lossy()).to_string();
+        let list = paths.iter().map(quoted).collect::<Vec<_>>().join(", ");
+        self.with(key, Some(format!("[{list}]")))
+    }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

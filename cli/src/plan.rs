@@ -22,9 +22,9 @@ use crate::scan::scan;
 pub(crate) struct Args {
     /// The config. May be left out when --data is given.
     config: Option<PathBuf>,
-    /// The folder with the images.
+    /// The folder with the images, or a .json manifest. May be given several times.
     #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    data: Vec<PathBuf>,
     /// How many epochs to show, from the first.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     epochs: u64,
@@ -66,7 +66,7 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
     // The report says what was applied and what is odd: on a terminal that need not be there twice.
     let is_said_there = args.format == Format::Text && std::io::stdout().is_terminal() && output.verbosity() == 0;
     let _telemetry = telemetry::init(Service::Cli, Options::new(output.verbosity() - i8::from(is_said_there)));
-    let flags = Flags::default().with_path("data.root", args.data.as_ref()).with("run.seed", args.seed);
+    let flags = Flags::default().with_paths("data.root", &args.data).with("run.seed", args.seed);
     let config = load(args.config.as_deref(), &args.set, flags)?;
     let dataset = scan(&config)?;
     let mut report = report(&config, &dataset, args.epochs, args.out.as_ref())?;

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use ballast_common::dataset::DataRoots;
+
 use crate::ledger::LedgerError;
 
 /// Why a run could not start or had to end.
@@ -40,10 +42,10 @@ pub enum RunError {
         missing: &'static str,
     },
     /// The data has changed since the run began.
-    #[error("the data in {root} is not the data the run began with (fingerprint {found}, the run's is {expected})")]
+    #[error("the data in {roots} is not the data the run began with (fingerprint {found}, the run's is {expected})")]
     DataChanged {
-        /// The data root.
-        root: PathBuf,
+        /// The data roots.
+        roots: DataRoots,
         /// Fingerprint of the data as it is.
         found: String,
         /// Fingerprint in the ledger.

@@ -75,8 +75,8 @@ impl PreparedRun {
         let mut ledger = Ledger::open(&run_folder.join(LEDGER_FILE))?;
         let expected = ledger.fact("fingerprint")?.unwrap_or_default();
         if expected != dataset.fingerprint {
-            let root = dataset.root.clone();
-            return Err(RunError::DataChanged { root, found: dataset.fingerprint, expected });
+            let roots = dataset.roots.clone();
+            return Err(RunError::DataChanged { roots, found: dataset.fingerprint, expected });
         }
         let found = newest_checkpoint(&run_folder, &ledger)?;
         let (first_step, checkpoint) = found.map_or((0, None), |(step, path)| (step, Some(path)));
@@ -191,6 +191,7 @@ fn check_unchanged(config: &RunConfig, before: &RunConfig) -> Result<(), RunErro
         config.run =
             ballast_common::config::RunSettings { seed: config.run.seed, epochs: config.run.epochs, ..fresh.run };
         config.data.root = None;
+        config.data.scan_cache = fresh.data.scan_cache;
         config.data.write_schedule = fresh.data.write_schedule;
         config.model.path = None;
         config.precision.save = fresh.precision.save;

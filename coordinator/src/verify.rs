@@ -70,8 +70,8 @@ pub fn verify(run_folder: &Path) -> Result<VerifyReport, VerifyError> {
     let dataset = Dataset::scan(&config.data)?;
     let expected = ledger.fact("fingerprint")?.unwrap_or_default();
     if expected != dataset.fingerprint {
-        let root = dataset.root.clone();
-        return Err(RunError::DataChanged { root, found: dataset.fingerprint, expected }.into());
+        let roots = dataset.roots.clone();
+        return Err(RunError::DataChanged { roots, found: dataset.fingerprint, expected }.into());
     }
     let options = ScheduleOptions::from(&config);
     let schedule = |epoch| EpochSchedule::compute(&dataset, &options, epoch);

@@ -5,9 +5,9 @@
 //! those that are ready or being made.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
+use ballast_common::dataset::DataRoots;
 use ballast_common::error_chain;
 
 use crate::images::{Picture, PictureRequest};
@@ -43,7 +43,7 @@ pub(crate) struct Prefetch {
 }
 
 struct Shared {
-    root: PathBuf,
+    roots: DataRoots,
     cached: CachedPictures,
     state: Mutex<State>,
     changed: Condvar,
@@ -61,9 +61,9 @@ struct State {
 
 impl Prefetch {
     /// Starts the threads.
-    pub(crate) fn new(root: &Path, threads: usize, cached: CachedPictures) -> Self {
+    pub(crate) fn new(roots: DataRoots, threads: usize, cached: CachedPictures) -> Self {
         let (state, changed) = (Mutex::default(), Condvar::new());
-        let shared = Arc::new(Shared { root: root.to_owned(), cached, state, changed });
+        let shared = Arc::new(Shared { roots, cached, state, changed });
         for number in 0..threads.max(1) {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
@@ -159,7 +159,7 @@ impl Shared {
             return Loaded::Cached;
         }
         // A decoder that panics on a damaged file must not take the run down with it.
-        let picture = std::panic::catch_unwind(|| request.load(&self.root));
+        let picture = std::panic::catch_unwind(|| request.load(&self.roots));
         let reason = match picture {
             Ok(Ok(picture)) => return Loaded::Picture(picture),
             Ok(Err(error)) => error_chain(&error),
@@ -192,7 +192,7 @@ mod tests {
     fn pictures_come_by_ticket_and_bad_ones_with_a_reason() {
         let folder = tempfile::tempdir().unwrap();
         image::RgbImage::new(80, 80).save(folder.path().join("a.png")).unwrap();
-        let prefetch = Prefetch::new(folder.path(), 2, CachedPictures::default());
+        let prefetch = Prefetch::new(DataRoots::at(folder.path()), 2, CachedPictures::default());
         prefetch.request(ticket(1, 0), request("a.png"));
         prefetch.request(ticket(1, 1), request("b.png"));
         let skipped = prefetch.take(ticket(1, 1)).unwrap().1;
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn forgetting_a_generation_wakes_who_waits_and_frees_its_bytes() {
         let folder = tempfile::tempdir().unwrap();
-        let prefetch = Prefetch::new(folder.path(), 1, CachedPictures::default());
+        let prefetch = Prefetch::new(DataRoots::at(folder.path()), 1, CachedPictures::default());
         (0..50).for_each(|index| prefetch.request(ticket(1, index), request("b.png")));
         prefetch.request(ticket(2, 0), request("b.png"));
         std::thread::scope(|scope| {

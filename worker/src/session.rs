@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ballast_common::config::RunConfig;
+use ballast_common::dataset::DataRoots;
 use ballast_common::error_chain;
 use ballast_common::rng::Streams;
 use ballast_proto::v1;
@@ -101,10 +102,11 @@ impl Session {
         };
         tracing::info!(run = welcome.run_id, worker = welcome.worker_id, device = options.device, "joined the run");
         let config = Arc::new(RunConfig::from_toml(&welcome.config_toml)?);
-        let root = config.data.root.as_deref().ok_or_else(|| protocol("its config names no data root"))?;
+        let root = config.data.root.as_ref().ok_or_else(|| protocol("its config names no data root"))?;
+        let roots = DataRoots::new(root).map_err(|_| protocol("its config names data roots that lie in each other"))?;
         let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let cached = CachedPictures::default();
-        let pictures = Arc::new(Prefetch::new(root, threads.min(DECODE_THREADS_MAX), cached.clone()));
+        let pictures = Arc::new(Prefetch::new(roots, threads.min(DECODE_THREADS_MAX), cached.clone()));
         let mut tasks = JoinSet::new();
         tasks
             .spawn(beat(answers.clone(), Duration::from_millis(welcome.heartbeat_interval_ms.clamp(1, 60_000).into())));

@@ -1,17 +1,16 @@
 //! `[data]`: the images and how they are prepared.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 
 use super::check::Check;
+use super::data_root::DataRoot;
 
 /// The images and how they are prepared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// The folder with the images. Training needs it.
-    pub root: Option<PathBuf>,
+    /// The folder with the images, or a `.json` manifest, or a list of such. Training needs it.
+    pub root: Option<DataRoot>,
     /// The side in pixels of a square of the area that images are brought to.
     pub resolution: u32,
     /// The longest side of a bucket over its shortest, at most.
@@ -26,6 +25,10 @@ pub struct DataConfig {
     pub write_schedule: bool,
     /// How the images are chosen that the fraction of a multiplier asks for.
     pub remainder: Remainder,
+    /// Whether folders named `3_a subject` say how often and under which caption their images are used.
+    pub repeats_from_names: bool,
+    /// Whether what was read of the images is remembered in the user's cache folder, so that the next start is faster.
+    pub scan_cache: bool,
 }
 
 /// How the images are chosen that the fraction of a multiplier asks for.
@@ -41,7 +44,13 @@ pub enum Remainder {
 impl DataConfig {
     pub(super) fn check(&self, check: &mut Check) {
         if let Some(root) = &self.root {
-            check.that("root", "empty", !root.as_os_str().is_empty(), "the path of a folder");
+            let is_good = !root.paths().is_empty() && root.paths().iter().all(|path| !path.as_os_str().is_empty());
+            check.that(
+                "root",
+                "empty",
+                is_good,
+                "the path of a folder or of a .json manifest, or a list of such paths",
+            );
         }
         check.within("resolution", self.resolution, 64..=8192, "a whole number of pixels from 64 to 8192");
         check.within("max_aspect", self.max_aspect, 1.0..=64.0, "a number from 1 to 64");

@@ -29,6 +29,8 @@ impl Default for DataConfig {
             crop_jitter: 0.02,
             write_schedule: true, // the file is the proof of the balance
             remainder: Remainder::Deck,
+            repeats_from_names: false, // a number in front of a name means nothing to most people
+            scan_cache: true,
         }
     }
 }

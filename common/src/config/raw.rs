@@ -10,7 +10,7 @@ use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 use super::error::Problem;
 use super::keys::{Section, is_optional, nearest, sections};
 
-/// Keys whose value is a path.
+/// Keys whose value is a path, or a list of paths.
 const PATHS: [&str; 3] = ["run.out", "data.root", "model.path"];
 
 const ENV_PREFIX: &str = "BALLAST_";
@@ -203,7 +203,13 @@ fn in_order(table: DeTable<'_>) -> Vec<(Spanned<DeString<'_>>, Spanned<DeValue<'
 }
 
 fn absolute(value: toml::Value, folder: Option<&Path>) -> toml::Value {
-    let written = value.as_str().expect("the key's type is a path");
+    let written = match value {
+        toml::Value::String(written) => written,
+        toml::Value::Array(paths) => {
+            return toml::Value::Array(paths.into_iter().map(|path| absolute(path, folder)).collect());
+        }
+        _ => unreachable!("the key's type is a path or a list of paths"),
+    };
     let joined = folder.unwrap_or(Path::new("")).join(written);
     // Fails only for an empty path or without a current directory; the value then stays as written and is reported where it is used.
     let path = std::path::absolute(&joined).unwrap_or(joined);

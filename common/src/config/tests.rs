@@ -56,7 +56,7 @@ fn written_config_reads_back_equal() {
     ];
     let config = with_overrides(&overrides).unwrap();
     assert_eq!(RunConfig::from_toml(&config.to_toml()).unwrap(), config);
-    assert!(config.data.root.as_ref().unwrap().is_absolute());
+    assert!(config.data.root.as_ref().unwrap().paths()[0].is_absolute());
     assert!(config.to_toml().contains("heartbeat_interval = \"250ms\""));
     let defaults = RunConfig::default();
     assert_eq!(RunConfig::from_toml(&defaults.to_toml()).unwrap(), defaults);
@@ -80,10 +80,33 @@ fn paths_in_a_file_are_relative_to_the_file() {
     let path = folder.path().join("train.toml");
     fs::write(&path, "[data]\nroot = \"pictures\"\n[model]\npath = \"/models/sd15\"\n").unwrap();
     let config = RunConfig::load(Some(&path), &[], NO_ENV).unwrap();
-    assert_eq!(config.data.root, Some(folder.path().join("pictures")));
+    assert_eq!(config.data.root, Some(folder.path().join("pictures").into()));
     assert_eq!(config.model.path, Some(PathBuf::from("/models/sd15")));
     let config = RunConfig::load(Some(&path), &pairs(&[("data.root", "pictures")]), NO_ENV).unwrap();
-    assert_eq!(config.data.root, Some(std::env::current_dir().unwrap().join("pictures")));
+    assert_eq!(config.data.root, Some(std::env::current_dir().unwrap().join("pictures").into()));
+}
+
+#[test]
+fn a_data_root_may_be_a_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("train.toml");
+    fs::write(&path, "[data]\nroot = [\"cats\", \"/pictures/dogs\", \"more/list.json\"]\n").unwrap();
+    let config = RunConfig::load(Some(&path), &[], NO_ENV).unwrap();
+    let expected = vec![folder.path().join("cats"), "/pictures/dogs".into(), folder.path().join("more/list.json")];
+    assert_eq!(config.data.root, Some(expected.clone().into()));
+    assert_eq!(RunConfig::from_toml(&config.to_toml()).unwrap(), config);
+    let env = pairs(&[("BALLAST_DATA__ROOT", "[\"/a\", \"/b\"]")]);
+    let config = RunConfig::load(Some(&path), &[], env).unwrap();
+    assert_eq!(config.data.root.unwrap().paths(), [PathBuf::from("/a"), PathBuf::from("/b")]);
+    // One path is a path, and the list of it as well.
+    for one in ["/a", "[\"/a\"]"] {
+        let config = with_overrides(&[("data.root", one)]).unwrap();
+        assert_eq!(config.data.root, Some(PathBuf::from("/a").into()));
+        assert!(config.to_toml().contains("root = \"/a\"\n"));
+    }
+    assert!(complaint("[data]\nroot = []\n").contains("allowed: the path of a folder or of a .json manifest"));
+    assert!(complaint("[data]\nroot = [\"a\", 1]\n").contains("allowed: a path, or a list of paths"));
+    assert!(complaint("[data]\nroot = 3\n").contains("allowed: a path, or a list of paths"));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What makes a data root unusable.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use super::DataRoots;
 
 /// A data root that cannot be trained on as it is.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,14 @@ pub enum DatasetError {
         /// The root as given.
         path: PathBuf,
     },
+    /// Two roots that share images.
+    #[error("{}", overlap_text(.outer, .inner))]
+    Overlap {
+        /// The root that holds the other.
+        outer: PathBuf,
+        /// The root inside it, or the same again.
+        inner: PathBuf,
+    },
     /// Files that balance the data and cannot be understood.
     #[error("{}", lines(.problems))]
     BadFiles {
@@ -31,10 +41,10 @@ pub enum DatasetError {
         problems: Vec<String>,
     },
     /// Nothing to train on.
-    #[error("no usable image under {path}{}", skipped_text(.skipped))]
+    #[error("no usable image under {roots}{}", skipped_text(.skipped))]
     NoImages {
-        /// The root as given.
-        path: PathBuf,
+        /// The roots as given.
+        roots: DataRoots,
         /// Why images that were there are not usable.
         skipped: Vec<String>,
     },
@@ -53,15 +63,24 @@ impl DatasetError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             DatasetError::NoRoot | DatasetError::Root { .. } => "data.root, or --data, is the folder with the images",
-            DatasetError::NotAFolder { path } => match path.extension().and_then(|extension| extension.to_str()) {
-                Some("json") => "a JSON manifest is not yet supported by this version; give the folder with the images",
-                _ => "give the folder with the images",
-            },
+            DatasetError::NotAFolder { .. } => {
+                "give the folder with the images, or a manifest whose name ends in .json"
+            }
+            DatasetError::Overlap { .. } => {
+                "give each folder once; a multiply.txt in it makes its images count more often"
+            }
             DatasetError::BadFiles { .. } => "mend or delete these files; an absent file means 1",
             DatasetError::NoImages { .. } => "images end in .jpg, .jpeg, .png, .bmp, .webp or .jfif",
             DatasetError::TooManyOccurrences { .. } => "make the multipliers smaller and the number of epochs larger",
         };
         Some(hint.to_owned())
+    }
+}
+
+fn overlap_text(outer: &Path, inner: &Path) -> String {
+    match outer == inner {
+        true => format!("the data root {} is given twice", outer.display()),
+        false => format!("the data root {} shares images with the data root {}", inner.display(), outer.display()),
     }
 }
 

@@ -12,12 +12,11 @@ mod header;
 mod ignored;
 mod names;
 mod read;
+mod roots;
 mod scan;
 mod sidecar;
 mod text;
 mod walk;
-
-use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -25,12 +24,13 @@ pub use bucket::{Bucket, SIDE_STEP, buckets, nearest_bucket};
 pub use decimal::{Decimal, DecimalError};
 pub use error::DatasetError;
 pub use header::{MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE, image_limits};
+pub use roots::{DataRoots, PathError};
 
 /// The images under a data root, with all that is known of them before training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
-    /// The data root. Paths of samples and folders are relative to it.
-    pub root: PathBuf,
+    /// The data roots. Paths of samples and folders are relative to them.
+    pub roots: DataRoots,
     /// All usable images, sorted by the bytes of their relative path.
     pub samples: Vec<Sample>,
     /// All folders that hold a usable image, sorted by path, the root first.

@@ -1,15 +1,15 @@
 //! Reads a data root into a [`Dataset`]: walk, folder files, then every image's header and caption on several threads.
 
-use std::path::Path;
 use std::thread;
 
 use super::assemble::assemble;
 use super::bucket::buckets;
 use super::ignored::Ignored;
 use super::read::read_images;
+use super::roots::NamedRoot;
 use super::sidecar::{Findings, Settings, log_applied, read_settings};
 use super::walk::{WalkedFolder, walk};
-use super::{Dataset, DatasetError, Folder};
+use super::{DataRoots, Dataset, DatasetError, Folder};
 use crate::config::DataConfig;
 
 /// More threads than this wait for each other at the disk.
@@ -36,9 +36,14 @@ impl Dataset {
     }
 
     pub(super) fn scan_with_threads(config: &DataConfig, threads: usize) -> Result<Self, DatasetError> {
-        let root = config.root.as_deref().ok_or(DatasetError::NoRoot)?;
+        let roots = DataRoots::new(config.root.as_ref().ok_or(DatasetError::NoRoot)?)?;
         let mut findings = Findings::default();
-        let walked = walk_root(root, &mut findings.warnings)?;
+        let mut walked = Vec::new();
+        for root in roots.iter() {
+            walked.extend(walk_root(root, &mut findings.warnings)?);
+        }
+        roots.check_apart()?;
+        walked.sort_by(|a: &WalkedFolder, b| a.path.cmp(&b.path));
         let settings: Vec<Settings> = walked.iter().map(|folder| read_settings(folder, &mut findings)).collect();
         if !findings.problems.is_empty() {
             return Err(DatasetError::BadFiles { problems: findings.problems });
@@ -47,22 +52,22 @@ impl Dataset {
         let read = read_images(&walked, threads);
         let (samples, folders) = assemble(&walked, &settings, read, &buckets, &mut findings.warnings);
         if samples.is_empty() {
-            return Err(DatasetError::NoImages { path: root.to_owned(), skipped: findings.warnings });
+            return Err(DatasetError::NoImages { roots, skipped: findings.warnings });
         }
         check_occurrences(&folders)?;
         let fingerprint = Self::compute_fingerprint(&samples);
-        let (root, warnings, applied_files) = (root.to_owned(), findings.warnings, findings.applied);
-        let mut dataset = Self { root, samples, folders, buckets, warnings, applied_files, fingerprint };
+        let (warnings, applied_files) = (findings.warnings, findings.applied);
+        let mut dataset = Self { roots, samples, folders, buckets, warnings, applied_files, fingerprint };
         let upscaled: Ignored = dataset.upscaled().map(|sample| sample.path.as_str()).collect();
         dataset.warnings.extend(upscaled.summary("smaller than their bucket: they are enlarged"));
         Ok(dataset)
     }
 }
 
-fn walk_root(root: &Path, warnings: &mut Vec<String>) -> Result<Vec<WalkedFolder>, DatasetError> {
-    let cannot_read = |source| DatasetError::Root { path: root.to_owned(), source };
-    if !std::fs::metadata(root).map_err(cannot_read)?.is_dir() {
-        return Err(DatasetError::NotAFolder { path: root.to_owned() });
+fn walk_root(root: &NamedRoot, warnings: &mut Vec<String>) -> Result<Vec<WalkedFolder>, DatasetError> {
+    let cannot_read = |source| DatasetError::Root { path: root.path.clone(), source };
+    if !std::fs::metadata(&root.path).map_err(cannot_read)?.is_dir() {
+        return Err(DatasetError::NotAFolder { path: root.path.clone() });
     }
     walk(root, warnings).map_err(cannot_read)
 }

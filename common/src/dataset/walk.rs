@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::names::{FileKind, kind};
+use super::roots::NamedRoot;
 
 /// Deeper trees are links that lead in circles past every other check.
 const MAX_DEPTH: usize = 128;
@@ -34,9 +35,9 @@ impl WalkedFolder {
 }
 
 /// Walks the tree below `root`. Folders come back sorted by path; what could not be entered is named in `warnings`.
-pub(super) fn walk(root: &Path, warnings: &mut Vec<String>) -> io::Result<Vec<WalkedFolder>> {
+pub(super) fn walk(root: &NamedRoot, warnings: &mut Vec<String>) -> io::Result<Vec<WalkedFolder>> {
     let mut walk = Walk { folders: Vec::new(), warnings, ancestors: Vec::new() };
-    walk.enter(root.to_owned(), String::new())?;
+    walk.enter(root.path.clone(), root.name.clone())?;
     let mut folders = walk.folders;
     folders.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(folders)

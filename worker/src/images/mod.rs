@@ -6,10 +6,8 @@
 
 mod crop;
 mod decode;
-mod path;
 
-use std::path::Path;
-
+use ballast_common::dataset::{DataRoots, PathError};
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
@@ -17,7 +15,6 @@ use thiserror::Error;
 
 pub(crate) use crop::CropDraw;
 use crop::crop_rect;
-pub(crate) use path::PathError;
 
 /// Pixels of a bucket, 8 bits per channel: a quarter of the memory of floats while they wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +61,8 @@ impl PictureRequest {
     ///
     /// # Errors
     /// When the path leaves the root, or the file is missing or no readable picture.
-    pub(crate) fn load(&self, root: &Path) -> Result<Picture, PictureError> {
-        let image = decode::decode(&path::resolve(root, &self.path)?)?;
+    pub(crate) fn load(&self, roots: &DataRoots) -> Result<Picture, PictureError> {
+        let image = decode::decode(&roots.locate(&self.path)?)?;
         Ok(self.fit(image))
     }
 

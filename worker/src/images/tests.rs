@@ -59,7 +59,7 @@ fn all_eight_exif_orientations_come_out_upright() {
         encoder.set_exif_metadata(exif(orientation)).unwrap();
         let image = stored(&upright, orientation);
         encoder.write_image(&image, image.width(), image.height(), ExtendedColorType::Rgb8).unwrap();
-        let picture = request("p.jpg", 64, 128).load(folder.path()).unwrap();
+        let picture = request("p.jpg", 64, 128).load(&DataRoots::at(folder.path())).unwrap();
         for (x, y) in [(8, 8), (56, 8), (8, 120), (56, 120)] {
             let at = (y * 64 + x) as usize * 3;
             let found = &picture.rgb[at..at + 3];
@@ -74,14 +74,15 @@ fn all_eight_exif_orientations_come_out_upright() {
 fn a_picture_of_the_buckets_size_keeps_its_bytes() {
     let image = quarters(64, 64);
     let (folder, _) = folder_with("p.png", &image);
-    assert_eq!(request("p.png", 64, 64).load(folder.path()).unwrap().rgb, image.into_raw());
+    assert_eq!(request("p.png", 64, 64).load(&DataRoots::at(folder.path())).unwrap().rgb, image.into_raw());
 }
 
 #[test]
 fn mirroring_swaps_the_columns() {
     let image = quarters(64, 64);
     let (folder, _) = folder_with("p.png", &image);
-    let flipped = PictureRequest { flip: true, ..request("p.png", 64, 64) }.load(folder.path()).unwrap();
+    let flipped =
+        PictureRequest { flip: true, ..request("p.png", 64, 64) }.load(&DataRoots::at(folder.path())).unwrap();
     assert_eq!(flipped.rgb, image::imageops::flip_horizontal(&image).into_raw());
 }
 
@@ -90,7 +91,7 @@ fn transparent_pixels_are_laid_over_white() {
     let folder = tempfile::tempdir().unwrap();
     let image = RgbaImage::from_fn(64, 64, |x, _| image::Rgba([200, 0, 0, [0, 255, 128][x as usize % 3]]));
     image.save(folder.path().join("p.png")).unwrap();
-    let picture = request("p.png", 64, 64).load(folder.path()).unwrap();
+    let picture = request("p.png", 64, 64).load(&DataRoots::at(folder.path())).unwrap();
     assert_eq!(picture.rgb[..9], [255, 255, 255, 200, 0, 0, 227, 127, 127]);
 }
 
@@ -99,7 +100,7 @@ fn grey_pictures_and_wrong_file_names_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let image = GrayImage::from_pixel(80, 80, Luma([90]));
     image.save_with_format(folder.path().join("p.jpg"), image::ImageFormat::Png).unwrap();
-    assert_eq!(request("p.jpg", 64, 64).load(folder.path()).unwrap().rgb, [90; 64 * 64 * 3]);
+    assert_eq!(request("p.jpg", 64, 64).load(&DataRoots::at(folder.path())).unwrap().rgb, [90; 64 * 64 * 3]);
 }
 
 #[test]
@@ -108,7 +109,7 @@ fn a_jittered_crop_is_the_same_for_the_same_key() {
     let (folder, _) = folder_with("p.png", &image);
     let picture = |epoch| {
         let crop = CropDraw::draw(0.1, &mut Streams::new(5).sample(Purpose::Crop, epoch, "p.png", 0));
-        PictureRequest { crop, ..request("p.png", 64, 64) }.load(folder.path()).unwrap()
+        PictureRequest { crop, ..request("p.png", 64, 64) }.load(&DataRoots::at(folder.path())).unwrap()
     };
     assert_eq!(picture(0), picture(0));
     assert_ne!(picture(0), picture(1));
@@ -121,7 +122,7 @@ fn what_cannot_be_used_says_why() {
     let (_kept, path) = folder_with("whole.png", &quarters(64, 64));
     let whole = std::fs::read(path).unwrap();
     std::fs::write(folder.path().join("cut.png"), &whole[..whole.len() / 2]).unwrap();
-    let load = |path: &str| request(path, 64, 64).load(folder.path());
+    let load = |path: &str| request(path, 64, 64).load(&DataRoots::at(folder.path()));
     assert!(matches!(load("text.png"), Err(PictureError::Decode(_))));
     assert!(matches!(load("cut.png"), Err(PictureError::Decode(_))));
     assert!(matches!(load("missing.png"), Err(PictureError::Open(_))));

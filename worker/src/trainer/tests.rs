@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use ballast_common::dataset::DataRoots;
 use ballast_model::objective::weighted_loss;
 use ballast_model::{Preset, init_model};
 
@@ -43,7 +44,7 @@ impl Bench {
     }
 
     fn pictures(&self, plan: &v1::Plan, cached: CachedPictures) -> Prefetch {
-        let prefetch = Prefetch::new(self.folder.path(), 2, cached);
+        let prefetch = Prefetch::new(DataRoots::at(self.folder.path()), 2, cached);
         for micro_batch in &plan.micro_batches {
             for (index, occurrence) in micro_batch.occurrences.iter().enumerate() {
                 let ticket = Ticket { generation: plan.generation, step: plan.step, slot: micro_batch.slot, index };

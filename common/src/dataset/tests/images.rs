@@ -103,7 +103,7 @@ fn roots_without_images_are_refused() {
     assert!(nothing.starts_with("no usable image under "), "{nothing}");
     let broken = Root::new().file("a.png", "").error();
     assert!(broken.contains("a.png was skipped"), "{broken}");
-    let config = |root: &str| DataConfig { root: Some(root.into()), ..DataConfig::default() };
+    let config = |root: &str| DataConfig { root: Some(Path::new(root).into()), ..DataConfig::default() };
     assert!(matches!(Dataset::scan(&config("/nowhere/at/all")), Err(DatasetError::Root { .. })));
     let file = Root::new().file("list.json", "[]");
     let error = Dataset::scan(&config(file.path().join("list.json").to_str().unwrap())).unwrap_err();

@@ -42,7 +42,7 @@ impl Root {
     }
 
     fn config(&self) -> DataConfig {
-        DataConfig { root: Some(self.path().to_owned()), ..DataConfig::default() }
+        DataConfig { root: Some(self.path().into()), ..DataConfig::default() }
     }
 
     fn scan(&self) -> Result<Dataset, DatasetError> {

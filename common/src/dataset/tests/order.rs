@@ -82,7 +82,7 @@ proptest! {
         Streams::new(seed).keyed("test", &[]).shuffle(&mut files);
         let shuffled = write(&files).file("notes.md", "").file("a/multiply.txt", "0.5");
         let expected = Dataset::scan_with_threads(&straight.config(), 1).unwrap();
-        let found = Dataset { root: expected.root.clone(), ..Dataset::scan_with_threads(&shuffled.config(), threads).unwrap() };
+        let found = Dataset { roots: expected.roots.clone(), ..Dataset::scan_with_threads(&shuffled.config(), threads).unwrap() };
         prop_assert_eq!(&found, &expected);
         let options = ScheduleOptions::from(&crate::config::RunConfig::default());
         let hash = |dataset| EpochSchedule::compute(dataset, &options, 2).hash();

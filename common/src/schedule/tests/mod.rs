@@ -54,8 +54,8 @@ fn dataset(made_up: BTreeMap<String, MadeUp>) -> Dataset {
     }
     samples.sort_by(|a: &Sample, b| a.path.cmp(&b.path));
     let fingerprint = Dataset::compute_fingerprint(&samples);
-    let (root, warnings, applied_files) = (Default::default(), Vec::new(), Vec::new());
-    Dataset { root, samples, folders, buckets, warnings, applied_files, fingerprint }
+    let (roots, warnings, applied_files) = (Default::default(), Vec::new(), Vec::new());
+    Dataset { roots, samples, folders, buckets, warnings, applied_files, fingerprint }
 }
 
 fn options(micro_batch_size: u32, slots: u32) -> ScheduleOptions {
