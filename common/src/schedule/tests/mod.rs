@@ -2,6 +2,7 @@
 
 mod counts;
 mod golden;
+mod mixed;
 mod steps;
 
 use std::collections::BTreeMap;
