@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ballast_common::config::RunConfig;
 use ballast_common::dataset::Dataset;
+use ballast_common::rng::Streams;
 use ballast_common::schedule::{SlotPlan, StepPlan};
 use ballast_proto::v1;
 use ballast_proto::v1::session_response::Message;
@@ -58,16 +59,18 @@ impl PlanContext<'_> {
     }
 
     fn micro_batch(&self, slot: &SlotPlan) -> v1::MicroBatch {
+        let data = &self.config.data;
+        let streams = Streams::new(self.config.run.seed);
         let occurrence = |occurrence: &ballast_common::schedule::Occurrence| {
             let sample = &self.dataset.samples[occurrence.sample as usize];
             v1::Occurrence {
                 position: occurrence.position,
                 path: sample.path.clone(),
                 copy: occurrence.copy,
-                caption: sample.caption.clone(),
+                caption: sample.caption_for(data, &streams, self.epoch, occurrence.copy),
                 loss_scale: sample.loss_scale,
-                flip_p: sample.flip_p.unwrap_or(self.config.data.flip_p),
-                cond_dropout: sample.cond_dropout.unwrap_or(self.config.data.cond_dropout),
+                flip_p: sample.flip_p.unwrap_or(data.flip_p),
+                cond_dropout: sample.cond_dropout.unwrap_or(data.cond_dropout),
             }
         };
         v1::MicroBatch {

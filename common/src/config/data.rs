@@ -17,6 +17,10 @@ pub struct DataConfig {
     pub max_aspect: f64,
     /// The chance that a caption is replaced by the empty one.
     pub cond_dropout: f64,
+    /// Whether the tags of every caption come in another order each time an image is used.
+    pub shuffle_tags: bool,
+    /// How many tags behind the main prompt keep their place when tags are shuffled.
+    pub keep_tags: u32,
     /// The chance that an image is mirrored left to right.
     pub flip_p: f64,
     /// How much may be cropped off each side at random, as a fraction of the shorter one.

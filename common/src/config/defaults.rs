@@ -25,7 +25,9 @@ impl Default for DataConfig {
             resolution: 512,    // what SD 1.x was trained at
             max_aspect: 4.0,    // beyond it a bucket has too few pixels on its short side
             cond_dropout: 0.04, // enough to keep the empty caption alive for guidance
-            flip_p: 0.0,        // mirrored faces and writing are wrong more often than they help
+            shuffle_tags: false,
+            keep_tags: 0,
+            flip_p: 0.0, // mirrored faces and writing are wrong more often than they help
             crop_jitter: 0.02,
             write_schedule: true, // the file is the proof of the balance
             remainder: Remainder::Deck,

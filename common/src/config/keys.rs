@@ -38,7 +38,7 @@ pub(super) fn is_optional(section: &str, key: &str) -> bool {
 }
 
 /// Returns the known name that is nearest to the one written, if any is near.
-pub(super) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |name: &&str| strsim::damerau_levenshtein(written, name);
     known.into_iter().min_by_key(distance).filter(|name| distance(name) <= name.len().max(3) / 3 + 1)
 }

@@ -47,6 +47,8 @@ pub use sample::SampleConfig;
 pub use step::StepConfig;
 pub use telemetry::TelemetryConfig;
 
+pub(crate) use keys::nearest;
+
 use check::Check;
 use raw::RawConfig;
 

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::DataRoots;
 
+/// More files than this are counted, not named: one mistake of a script may be in every file that it wrote.
+const MAX_SHOWN: usize = 100;
+
 /// A data root that cannot be trained on as it is.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
@@ -37,7 +40,7 @@ pub enum DatasetError {
     /// Files that balance the data and cannot be understood.
     #[error("{}", lines(.problems))]
     BadFiles {
-        /// One line per file: its name, its text, and what is allowed.
+        /// One per file: its name, what stands there, and what is allowed, in a line for each thing that is wrong.
         problems: Vec<String>,
     },
     /// Nothing to train on.
@@ -69,7 +72,7 @@ impl DatasetError {
             DatasetError::Overlap { .. } => {
                 "give each folder once; a multiply.txt in it makes its images count more often"
             }
-            DatasetError::BadFiles { .. } => "mend or delete these files; an absent file means 1",
+            DatasetError::BadFiles { .. } => "mend these files, or delete them: without a file the default holds",
             DatasetError::NoImages { .. } => "images end in .jpg, .jpeg, .png, .bmp, .webp or .jfif",
             DatasetError::TooManyOccurrences { .. } => "make the multipliers smaller and the number of epochs larger",
         };
@@ -89,7 +92,11 @@ fn lines(problems: &[String]) -> String {
         1 => "1 file in the data root cannot be understood".to_owned(),
         count => format!("{count} files in the data root cannot be understood"),
     };
-    problems.iter().fold(head, |text, problem| format!("{text}\n  {problem}"))
+    let text = problems.iter().take(MAX_SHOWN).fold(head, |text, problem| format!("{text}\n  {problem}"));
+    match problems.len().saturating_sub(MAX_SHOWN) {
+        0 => text,
+        more => format!("{text}\n  … and {more} more"),
+    }
 }
 
 fn skipped_text(skipped: &[String]) -> String {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::names::{FileKind, kind, split_extension};
-use super::read::{SIDECARS, sidecar_name};
+use super::names::{FileKind, is_folder_file, kind, split_extension};
+use super::read::SIDECARS;
 use super::walk::WalkedFolder;
 
 /// A count of files, with the names of the first few.
@@ -40,39 +40,50 @@ impl<'a> FromIterator<&'a str> for Ignored {
 /// Returns a warning for each misnamed file, and one for each other kind of file that is not used.
 pub(super) fn warnings(folders: &[WalkedFolder]) -> Vec<String> {
     let mut warnings = Vec::new();
-    let mut yaml = Ignored::default();
-    let mut second_captions = Ignored::default();
-    let mut lonely_captions = Ignored::default();
+    let mut misspelt = Ignored::default();
+    let mut lonely_sidecars = Ignored::default();
     let mut other_images = Ignored::default();
     let mut others = Ignored::default();
     for folder in folders {
         let stems: BTreeSet<&str> = folder.images.iter().map(|name| split_extension(name).0).collect();
-        for name in &folder.others {
+        for name in folder.others.iter().filter(|name| !is_sidecar(name, &stems)) {
             let path = folder.file(name);
-            let (stem, extension) = split_extension(name);
-            let is_caption = stems.contains(stem)
-                && SIDECARS.iter().any(|extension| sidecar_name(stem, extension).as_ref() == Some(name));
             match kind(name) {
                 FileKind::FolderFile | FileKind::Image => {}
-                _ if is_caption => {
-                    if extension == "caption" && folder.has(&format!("{stem}.txt")) {
-                        second_captions.add(&path);
-                    }
-                }
                 FileKind::Misnamed(meant) => {
                     warnings.push(format!("{path} is ignored: if it is meant to be {meant}, rename it to {meant}"));
                 }
-                FileKind::Yaml if stems.contains(stem) => yaml.add(&path),
-                FileKind::Caption => lonely_captions.add(&path),
+                FileKind::Caption | FileKind::Yaml => match meant_sidecar(name, folder, &stems) {
+                    Some(meant) => misspelt.add(&format!("{path} (rename it to {meant})")),
+                    None => lonely_sidecars.add(&path),
+                },
                 FileKind::OtherImage => other_images.add(&path),
-                FileKind::Yaml | FileKind::Other => others.add(&path),
+                FileKind::Other => others.add(&path),
             }
         }
     }
-    warnings.extend(yaml.summary("not applied (YAML beside an image, which this version does not read yet)"));
-    warnings.extend(second_captions.summary("second to a .txt of the same name, which comes first"));
-    warnings.extend(lonely_captions.summary("ignored: no image has that name"));
+    warnings.extend(misspelt.summary("ignored, because it is not named exactly as its image"));
+    warnings.extend(lonely_sidecars.summary("ignored: no image has that name"));
     warnings.extend(other_images.summary("ignored: not one of the image formats jpg, png, bmp, webp"));
     warnings.extend(others.summary("ignored: neither an image nor a file that ballast knows"));
     warnings
+}
+
+fn is_sidecar(name: &str, stems: &BTreeSet<&str>) -> bool {
+    let (stem, extension) = split_extension(name);
+    SIDECARS.contains(&extension) && stems.contains(stem) && !is_folder_file(name)
+}
+
+/// Finds the name with which a lonely text would belong to an image: of `a.jpg.txt`, `a.txt.txt` and `a.TXT` it is `a.txt`.
+fn meant_sidecar(name: &str, folder: &WalkedFolder, stems: &BTreeSet<&str>) -> Option<String> {
+    let with = |stem: &str, extension: &str| {
+        let extension = extension.to_ascii_lowercase();
+        (SIDECARS.contains(&&*extension) && stems.contains(stem)).then(|| format!("{stem}.{extension}"))
+    };
+    let (stem, extension) = split_extension(name);
+    let (inner, hidden) = split_extension(stem);
+    if folder.images.iter().any(|image| image == stem) {
+        return with(inner, extension);
+    }
+    with(stem, extension).or_else(|| with(inner, hidden))
 }

@@ -8,19 +8,25 @@ mod bucket;
 mod caption;
 mod decimal;
 mod error;
+mod fingerprint;
 mod header;
 mod ignored;
 mod names;
+mod node;
 mod read;
 mod roots;
 mod scan;
+mod settings;
 mod sidecar;
 mod text;
+mod values;
 mod walk;
+mod yaml;
 
 use serde::Serialize;
 
 pub use bucket::{Bucket, SIDE_STEP, buckets, nearest_bucket};
+pub use caption::{Caption, Tag};
 pub use decimal::{Decimal, DecimalError};
 pub use error::DatasetError;
 pub use header::{MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE, image_limits};
@@ -51,7 +57,9 @@ pub struct Sample {
     /// Relative to the data root, with `/`.
     pub path: String,
     /// What the image shows, in words.
-    pub caption: String,
+    pub caption: Caption,
+    /// How good somebody finds the image. Has no effect yet.
+    pub rating: Option<f64>,
     /// Width in pixels, once the orientation is applied.
     pub width: u32,
     /// Height in pixels, once the orientation is applied.
@@ -81,9 +89,9 @@ pub struct Folder {
     pub path: String,
     /// How many usable images lie directly in it.
     pub images: u64,
-    /// The folder's multiplier.
+    /// The folder's multiplier; files beside an image may set another for theirs.
     pub multiply: Decimal,
-    /// The folder's loss scale.
+    /// The folder's loss scale; files beside an image may set another for theirs.
     pub loss_scale: f64,
 }
 
@@ -106,30 +114,6 @@ impl Dataset {
     pub fn upscaled(&self) -> impl Iterator<Item = &Sample> {
         self.samples.iter().filter(|sample| self.bucket_of(sample).upscales(sample.width, sample.height))
     }
-
-    /// Hashes what makes two datasets the same: relative paths, sizes, captions and settings. Neither times nor the root's
-    /// place on the disk enter, so a copy of the data has the same fingerprint.
-    pub fn compute_fingerprint(samples: &[Sample]) -> String {
-        let mut hasher = blake3::Hasher::new_derive_key("ballast dataset fingerprint v1");
-        for sample in samples {
-            update_text(&mut hasher, &sample.path);
-            hasher.update(&sample.bytes.to_le_bytes());
-            hasher.update(&sample.width.to_le_bytes()).update(&sample.height.to_le_bytes());
-            update_text(&mut hasher, &sample.caption);
-            update_text(&mut hasher, &sample.multiply.to_string());
-            hasher.update(&sample.loss_scale.to_bits().to_le_bytes());
-            for chance in [sample.cond_dropout, sample.flip_p] {
-                hasher.update(&[u8::from(chance.is_some())]).update(&chance.unwrap_or(0.0).to_bits().to_le_bytes());
-            }
-            hasher.update(&[u8::from(sample.batch_id.is_some())]);
-            update_text(&mut hasher, sample.batch_id.as_deref().unwrap_or(""));
-        }
-        hasher.finalize().to_hex().to_string()
-    }
-}
-
-fn update_text(hasher: &mut blake3::Hasher, text: &str) {
-    hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
 }
 
 #[cfg(test)]

@@ -1,20 +1,19 @@
 //! Names of files beside the images: which mean something, and which look as if they were meant to.
 
-/// Files that this version applies.
-pub(super) const MULTIPLY: &str = "multiply.txt";
-pub(super) const LOSS_SCALE: &str = "loss_scale.txt";
-
-/// Files that ballast knows and that this version does not apply yet.
-pub(super) const NOT_YET: [&str; 8] = [
+/// Files that hold for the images of their own folder, weakest first; the last word counts.
+pub(super) const LOCAL_FILES: [&str; 8] = [
+    "multiply.txt",
     "cond_dropout.txt",
     "flip_p.txt",
-    "shuffle_tags.txt",
-    "batch_id.txt",
     "local.yaml",
     "local.yml",
-    "global.yaml",
-    "global.yml",
+    "shuffle_tags.txt",
+    "batch_id.txt",
+    "loss_scale.txt",
 ];
+
+/// Files that hold for their folder and all below, weakest first.
+pub(super) const GLOBAL_FILES: [&str; 2] = ["global.yaml", "global.yml"];
 
 const IMAGES: [&str; 6] = ["jpg", "jpeg", "png", "bmp", "webp", "jfif"];
 
@@ -42,22 +41,32 @@ pub(super) enum FileKind {
 
 /// Says what a file's name means. A caption's name may look like a misnamed folder file; the caller knows the images.
 pub(super) fn kind(name: &str) -> FileKind {
-    let extension = split_extension(name).1.to_ascii_lowercase();
-    if IMAGES.contains(&extension.as_str()) {
+    if is_image(name) {
         return FileKind::Image;
     }
-    if folder_files().any(|known| known == name) {
+    if is_folder_file(name) {
         return FileKind::FolderFile;
     }
     if let Some(meant) = misnamed(name) {
         return FileKind::Misnamed(meant);
     }
-    match extension.as_str() {
+    match split_extension(name).1.to_ascii_lowercase().as_str() {
         "txt" | "caption" => FileKind::Caption,
         "yaml" | "yml" => FileKind::Yaml,
         other if OTHER_IMAGES.contains(&other) => FileKind::OtherImage,
         _ => FileKind::Other,
     }
+}
+
+/// Says whether a name is an image's.
+pub(super) fn is_image(name: &str) -> bool {
+    let extension = split_extension(name).1;
+    IMAGES.iter().any(|known| known.eq_ignore_ascii_case(extension))
+}
+
+/// Says whether a name is that of a file that holds for its folder.
+pub(super) fn is_folder_file(name: &str) -> bool {
+    folder_files().any(|known| known == name)
 }
 
 /// Splits a name at its last dot; without one the extension is empty.
@@ -66,21 +75,30 @@ pub(super) fn split_extension(name: &str) -> (&str, &str) {
 }
 
 fn folder_files() -> impl Iterator<Item = &'static str> {
-    [MULTIPLY, LOSS_SCALE].into_iter().chain(NOT_YET)
+    LOCAL_FILES.into_iter().chain(GLOBAL_FILES)
 }
 
-/// Finds the folder file that a name was probably meant to be: `Multiply.txt`, `multiply.txt.txt`, `multiply.text`, `multipy.txt`.
+/// Finds the folder file that a name was probably meant to be: `Multiply.txt`, `multiply.txt.txt` (Windows hides the last
+/// part), `multiply.text`, `multipy.txt`, `globals.yaml`, `Local.yaml.txt`.
 fn misnamed(name: &str) -> Option<&'static str> {
     let lower = name.to_lowercase().replace([' ', '-'], "_");
-    let stem = lower.split('.').next().unwrap_or_default();
+    let mut parts = lower.split('.');
+    let stem = parts.next().unwrap_or_default();
+    let extensions: Vec<&str> = parts.collect();
+    let is_yaml = extensions.iter().any(|extension| ["yaml", "yml"].contains(extension));
     let is_meant = |known: &&str| {
-        let known_stem = split_extension(known).0;
-        let distance = strsim::damerau_levenshtein(stem, known_stem);
-        let is_long = known_stem.len() >= 6; // "local" and "global" are words that captions are named after
-        match (is_long, known.ends_with(".txt")) {
-            (true, true) => distance <= known_stem.len() / 4 || stem.contains(known_stem) || stem == "multiplier",
-            _ => lower == **known,
+        let (known_stem, extension) = split_extension(known);
+        // Captions may be named after the words "local" and "global", so only YAML is taken for these.
+        if extension != "txt" && !(is_yaml && (extensions.contains(&extension) || !extensions.contains(&"yml"))) {
+            return false;
         }
+        let is_copy = stem.strip_prefix(known_stem).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric));
+        let is_inside = known_stem.len() >= 8 && stem.contains(known_stem);
+        let distance = strsim::damerau_levenshtein(stem, known_stem);
+        is_copy
+            || is_inside
+            || distance <= (known_stem.len() / 4).max(1)
+            || (stem, known_stem) == ("multiplier", "multiply")
     };
     folder_files().find(is_meant)
 }
@@ -122,8 +140,34 @@ mod tests {
         for name in ["loss-scale.txt", "lossscale.txt", "loss_scale.TXT", "Loss Scale.txt", "loss_scales.txt"] {
             assert_eq!(kind(name), FileKind::Misnamed("loss_scale.txt"), "{name}");
         }
-        assert_eq!(kind("Local.yaml"), FileKind::Misnamed("local.yaml"));
-        assert_eq!(kind("flipp.txt"), FileKind::Misnamed("flip_p.txt"));
+        let others = [
+            ("cond_dropout.txt.txt", "cond_dropout.txt"),
+            ("cond-dropout.txt", "cond_dropout.txt"),
+            ("cond_droput.txt", "cond_dropout.txt"),
+            ("CondDropout.txt", "cond_dropout.txt"),
+            ("Flip_P.txt", "flip_p.txt"),
+            ("flipp.txt", "flip_p.txt"),
+            ("flip_p", "flip_p.txt"),
+            ("flip_p (1).txt", "flip_p.txt"),
+            ("batchid.txt", "batch_id.txt"),
+            ("batch_ids.txt", "batch_id.txt"),
+            ("shuffle_tag.txt", "shuffle_tags.txt"),
+            ("shuffle_tags.txt.txt", "shuffle_tags.txt"),
+            ("shuffle_tags", "shuffle_tags.txt"),
+            ("Local.yaml", "local.yaml"),
+            ("locals.yaml", "local.yaml"),
+            ("local.yaml.txt", "local.yaml"),
+            ("LOCAL.YML", "local.yml"),
+            ("local (1).yml", "local.yml"),
+            ("Global.yaml", "global.yaml"),
+            ("globals.yaml", "global.yaml"),
+            ("glboal.yaml", "global.yaml"),
+            ("global.yml.txt", "global.yml"),
+            ("global.yaml.bak", "global.yaml"),
+        ];
+        for (name, meant) in others {
+            assert_eq!(kind(name), FileKind::Misnamed(meant), "{name}");
+        }
     }
 
     #[test]
@@ -133,5 +177,9 @@ mod tests {
         {
             assert_eq!(kind(name), FileKind::Caption, "{name}");
         }
+        for name in ["local.txt", "global.txt", "globals.txt", "flip_photo.txt", "batch.txt", "local"] {
+            assert!(!matches!(kind(name), FileKind::Misnamed(_) | FileKind::FolderFile), "{name}");
+        }
+        assert_eq!((kind("settings.yaml"), kind("a cat.yml")), (FileKind::Yaml, FileKind::Yaml));
     }
 }

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::header::{Header, read_header};
-use super::names::{FileKind, kind, split_extension};
+use super::names::{is_folder_file, split_extension};
 use super::text::{Text, read_text};
 use super::walk::WalkedFolder;
 
-/// Extensions of the texts beside an image, weakest first.
-pub(super) const SIDECARS: [&str; 2] = ["caption", "txt"];
+/// Extensions of the files beside an image, weakest first.
+pub(super) const SIDECARS: [&str; 4] = ["txt", "caption", "yml", "yaml"];
 
 /// What the files of one image say.
 #[derive(Debug)]
@@ -66,5 +66,5 @@ fn read_image(folder: &WalkedFolder, name: &str) -> ImageFiles {
 /// Returns the name of a text beside an image; a folder's file is never one.
 pub(super) fn sidecar_name(stem: &str, extension: &str) -> Option<String> {
     let name = format!("{stem}.{extension}");
-    (kind(&name) != FileKind::FolderFile).then_some(name)
+    (!is_folder_file(&name)).then_some(name)
 }

@@ -1,5 +1,6 @@
 //! Reads a data root into a [`Dataset`]: walk, folder files, then every image's header and caption on several threads.
 
+use std::collections::BTreeMap;
 use std::thread;
 
 use super::assemble::assemble;
@@ -7,9 +8,9 @@ use super::bucket::buckets;
 use super::ignored::Ignored;
 use super::read::read_images;
 use super::roots::NamedRoot;
-use super::sidecar::{Findings, Settings, log_applied, read_settings};
+use super::sidecar::{Findings, log_applied, read_settings};
 use super::walk::{WalkedFolder, walk};
-use super::{DataRoots, Dataset, DatasetError, Folder};
+use super::{DataRoots, Dataset, DatasetError, Decimal, Sample};
 use crate::config::DataConfig;
 
 /// More threads than this wait for each other at the disk.
@@ -44,17 +45,17 @@ impl Dataset {
         }
         roots.check_apart()?;
         walked.sort_by(|a: &WalkedFolder, b| a.path.cmp(&b.path));
-        let settings: Vec<Settings> = walked.iter().map(|folder| read_settings(folder, &mut findings)).collect();
+        let settings = read_settings(&walked, &mut findings);
+        let buckets = buckets(config.resolution, config.max_aspect);
+        let read = read_images(&walked, threads);
+        let (samples, folders) = assemble(&walked, &settings, read, &buckets, &mut findings);
         if !findings.problems.is_empty() {
             return Err(DatasetError::BadFiles { problems: findings.problems });
         }
-        let buckets = buckets(config.resolution, config.max_aspect);
-        let read = read_images(&walked, threads);
-        let (samples, folders) = assemble(&walked, &settings, read, &buckets, &mut findings.warnings);
         if samples.is_empty() {
             return Err(DatasetError::NoImages { roots, skipped: findings.warnings });
         }
-        check_occurrences(&folders)?;
+        check_occurrences(&samples)?;
         let fingerprint = Self::compute_fingerprint(&samples);
         let (warnings, applied_files) = (findings.warnings, findings.applied);
         let mut dataset = Self { roots, samples, folders, buckets, warnings, applied_files, fingerprint };
@@ -72,12 +73,13 @@ fn walk_root(root: &NamedRoot, warnings: &mut Vec<String>) -> Result<Vec<WalkedF
     walk(root, warnings).map_err(cannot_read)
 }
 
-pub(super) fn check_occurrences(folders: &[Folder]) -> Result<(), DatasetError> {
-    let most = |folder: &Folder| {
-        let (images, multiply) = (u128::from(folder.images), folder.multiply);
-        images * u128::from(multiply.whole()) + multiply.fraction_of(images) + u128::from(!multiply.is_whole())
+pub(super) fn check_occurrences(samples: &[Sample]) -> Result<(), DatasetError> {
+    let mut groups: BTreeMap<(u32, Decimal), u128> = BTreeMap::new();
+    samples.iter().for_each(|sample| *groups.entry((sample.folder, sample.multiply)).or_default() += 1);
+    let most = |((_, multiply), images): (&(u32, Decimal), &u128)| {
+        images * u128::from(multiply.whole()) + multiply.fraction_of(*images) + u128::from(!multiply.is_whole())
     };
-    let occurrences = folders.iter().map(most).sum();
+    let occurrences = groups.iter().map(most).sum();
     if occurrences > MAX_OCCURRENCES {
         return Err(DatasetError::TooManyOccurrences { occurrences, limit: MAX_OCCURRENCES });
     }

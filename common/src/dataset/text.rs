@@ -11,17 +11,22 @@ const MAX_BYTES: u64 = 1 << 20;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Text {
     pub(super) text: String,
-    /// False when the file is in some other encoding, or longer than a megabyte.
+    /// False when the file is in some other encoding.
     pub(super) is_clean: bool,
 }
 
+/// Reads a text file.
+///
+/// # Errors
+/// When it cannot be read, or is longer than a megabyte.
 pub(super) fn read_text(path: &Path) -> io::Result<Text> {
     let mut bytes = Vec::new();
     let mut file = File::open(path)?.take(MAX_BYTES + 1);
     file.read_to_end(&mut bytes)?;
-    let is_short = bytes.len() as u64 <= MAX_BYTES;
-    let text = decode(&bytes[..bytes.len().min(MAX_BYTES as usize)]);
-    Ok(Text { is_clean: text.is_clean && is_short, ..text })
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than a megabyte"));
+    }
+    Ok(decode(&bytes))
 }
 
 /// Decodes by the byte order mark. What is neither is read byte by byte as Latin-1, which loses nothing.

@@ -136,7 +136,7 @@ impl PlanReport {
             let bucket = dataset.bucket_of(sample);
             SampleReport {
                 path: sample.path.clone(),
-                caption: sample.caption.clone(),
+                caption: sample.caption.text(),
                 multiply: sample.multiply,
                 loss_scale: sample.loss_scale,
                 cond_dropout: sample.cond_dropout.unwrap_or(config.cond_dropout),

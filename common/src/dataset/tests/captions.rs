@@ -3,18 +3,19 @@
 use super::*;
 
 fn captions(root: &Root) -> Vec<String> {
-    root.dataset().samples.into_iter().map(|sample| sample.caption).collect()
+    root.dataset().samples.iter().map(|sample| sample.caption.text()).collect()
 }
 
 #[test]
-fn text_file_then_caption_file_then_name() {
+fn files_beside_the_image_then_its_name() {
     let root = Root::new().image("a b_1.bmp", 9, 9).image("c_1.bmp", 9, 9).image("d, e ,f_1.bmp", 9, 9);
     let root = root
         .file("a b_1.txt", " from text,  two ")
-        .file("a b_1.caption", "from caption")
+        .file("a b_1.caption", "from caption, three")
         .file("c_1.caption", "from caption\n");
-    assert_eq!(captions(&root), ["from text, two", "from caption", "d, e, f"]);
-    assert!(root.dataset().warnings.iter().any(|warning| warning.contains("a b_1.caption")));
+    assert_eq!(captions(&root), ["from caption, three, two", "from caption", "d, e, f"]);
+    let warnings = root.dataset().warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("stronger file") && warning.contains("a b_1.txt")));
 }
 
 #[test]

@@ -38,7 +38,8 @@ fn dataset(made_up: BTreeMap<String, MadeUp>) -> Dataset {
         for (index, &(width, height)) in (0..folder.images).zip(folder.sizes.iter().cycle()) {
             samples.push(Sample {
                 path: format!("{path}/{index:05}.png"),
-                caption: String::new(),
+                caption: Default::default(),
+                rating: None,
                 width,
                 height,
                 bytes: 1,
