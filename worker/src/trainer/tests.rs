@@ -82,7 +82,7 @@ impl Bench {
         for micro_batch in &plan.micro_batches {
             for occurrence in &micro_batch.occurrences {
                 let key = Key { streams: &streams, epoch: plan.epoch, occurrence };
-                let picture = key.picture(micro_batch, 0.0).load(self.folder.path()).unwrap();
+                let picture = key.picture(micro_batch, 0.0).load(&DataRoots::at(self.folder.path())).unwrap();
                 let images = tensor(picture.to_chw(), [1, 3, SIDE as usize, SIDE as usize], &trainer.device);
                 let noise = |values| tensor(values, [1, 4, 8, 8], &trainer.device);
                 let timestep = key.timestep(&self.config.objective, 1000);
