@@ -114,6 +114,8 @@ pub(crate) fn bytes_of_hex(hex: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use ballast_common::schedule::{EpochSchedule, ScheduleOptions};
+
     use super::*;
 
     #[test]
@@ -122,6 +124,42 @@ mod tests {
         assert_eq!(reachable("0.0.0.0:700", remote), "10.1.2.3:700");
         assert_eq!(reachable("[::]:700", remote), "10.1.2.3:700");
         assert_eq!(reachable("127.0.0.1:700", remote), "127.0.0.1:700");
+    }
+
+    #[test]
+    fn every_use_of_an_image_has_its_own_order_of_tags() {
+        let folder = tempfile::tempdir().unwrap();
+        image::RgbImage::new(64, 64).save(folder.path().join("x.png")).unwrap();
+        std::fs::write(folder.path().join("x.txt"), "a cat, one, two, three, four, five, six").unwrap();
+        std::fs::write(folder.path().join("multiply.txt"), "8").unwrap();
+        let root = folder.path().to_string_lossy().into_owned();
+        let overrides = [("data.root", &*root), ("data.shuffle_tags", "true"), ("data.keep_tags", "1")];
+        let overrides = overrides.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let config = RunConfig::load(None, &overrides, []).unwrap();
+        let dataset = Dataset::scan(&config.data).unwrap();
+        let captions = |epoch| -> Vec<String> {
+            let schedule = EpochSchedule::compute(&dataset, &ScheduleOptions::from(&config), epoch);
+            let context = PlanContext {
+                config: &config,
+                dataset: &dataset,
+                generation: 1,
+                step: 0,
+                epoch,
+                total_steps: 1,
+                traceparent: "",
+                world_size: 1,
+            };
+            let plans = schedule.iter().map(|step| context.plan_for(&step, 0));
+            let occurrences = plans.flat_map(|plan| plan.micro_batches).flat_map(|batch| batch.occurrences);
+            let mut captions: Vec<String> = occurrences.map(|occurrence| occurrence.caption).collect();
+            captions.sort_unstable();
+            captions
+        };
+        let first = captions(0);
+        assert_eq!((first.len(), captions(0)), (8, first.clone()));
+        assert!(first.iter().all(|caption| caption.starts_with("a cat, one, ")), "{first:?}");
+        assert!(first.windows(2).any(|pair| pair[0] != pair[1]), "{first:?}");
+        assert_ne!(captions(1), first);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `multiply.txt`, `loss_scale.txt`, and what only looks like them.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::config::Remainder;
 use crate::schedule::{EpochReport, EpochSchedule, ScheduleOptions};
@@ -97,6 +99,18 @@ fn misnamed_files_get_the_name_that_works() {
         );
         assert_eq!(dataset.folders[0].multiply, Decimal::ONE);
     }
+    for (name, meant) in [
+        ("cond_dropout.txt.txt", "cond_dropout.txt"),
+        ("Flip_P.txt", "flip_p.txt"),
+        ("batchid.txt", "batch_id.txt"),
+        ("shuffle_tags", "shuffle_tags.txt"),
+        ("Local.yaml", "local.yaml"),
+        ("local.yml.txt", "local.yml"),
+        ("globals.yaml", "global.yaml"),
+    ] {
+        let warnings = Root::new().images("a", 1).file(&format!("a/{name}"), "multiply: 3").dataset().warnings;
+        assert_eq!(warnings, [format!("a/{name} is ignored: if it is meant to be {meant}, rename it to {meant}")]);
+    }
     // The caption of an image of that name is no mistake.
     let dataset = Root::new().image("multiple.bmp", 9, 9).file("multiple.txt", "many cats").dataset();
     assert_eq!(
@@ -128,6 +142,50 @@ fn ignored_files_are_counted_and_named_once() {
             && warnings[2].contains("2 files are ignored")
             && warnings[2].contains("notes.md, z.zip")
     );
+}
+
+/// A way to give the images of a folder their multiplier.
+fn give(root: Root, route: usize, folder: &str, images: u32, multiply: &str) -> Root {
+    let yaml = format!("multiply: {multiply}\n");
+    let beside = |root: Root, extension: &str, text: &str| {
+        (0..images).fold(root, |root, number| root.file(&format!("{folder}/{number:04}.{extension}"), text))
+    };
+    match route {
+        0 => root.file(&format!("{folder}/multiply.txt"), multiply),
+        1 => root.file(&format!("{folder}/local.yaml"), yaml),
+        2 => root.file(&format!("{folder}/local.yml"), format!("caption:\n  multiply: '{multiply}'\n")),
+        3 => root.file(&format!("{folder}/global.yaml"), yaml),
+        4 => beside(root, "yaml", &yaml),
+        5 => beside(root, "yml", &format!("{{\"multiply\": {multiply}}}")).file(&format!("{folder}/multiply.txt"), "9"),
+        _ => {
+            root.file(&format!("{folder}/global.yml"), "multiply: 8").file(&format!("{folder}/multiply.txt"), multiply)
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn counts_are_exact_by_whatever_route_the_multiplier_came(
+        folders in prop::collection::vec((1u32..6, 0usize..7, 0u64..3, 1u64..1_000_000_000), 1..5),
+    ) {
+        let root = folders.iter().enumerate().fold(Root::new(), |root, (index, (images, route, whole, billionths))| {
+            let folder = format!("f{index}");
+            give(root.images(&folder, *images), *route, &folder, *images, &format!("{whole}.{billionths:09}"))
+        });
+        let dataset = root.dataset();
+        let options = ScheduleOptions { seed: 3, micro_batch_size: 2, slots: 2, remainder: Remainder::Deck };
+        let mut totals = vec![0u64; folders.len()];
+        for epoch in 0..4 {
+            let report = EpochReport::new(&dataset, &EpochSchedule::compute(&dataset, &options, epoch));
+            for (index, (images, _, whole, billionths)) in folders.iter().enumerate() {
+                totals[index] += report.folders[index].scheduled;
+                let uses = u128::from(epoch + 1) * u128::from(*images) * u128::from(whole * 1_000_000_000 + billionths);
+                prop_assert_eq!(u128::from(totals[index]), (uses * 2 + 1_000_000_000) / 2_000_000_000);
+            }
+        }
+    }
 }
 
 #[test]

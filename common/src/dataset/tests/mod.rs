@@ -4,6 +4,9 @@ mod captions;
 mod files;
 mod images;
 mod order;
+mod precedence;
+mod tags;
+mod yaml;
 
 use std::fs;
 use std::path::Path;

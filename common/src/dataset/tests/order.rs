@@ -66,9 +66,31 @@ fn the_fingerprint_sees_contents_and_not_places() {
         make().image("a/0001.bmp", 512, 513),
         make().images("a", 4),
         make().file("a/loss_scale.txt", "0.5"),
+        make().file("a/cond_dropout.txt", "0"),
+        make().file("a/flip_p.txt", "0"),
+        make().file("a/batch_id.txt", "x"),
+        make().file("a/shuffle_tags.txt", ""),
+        make().file("a/0001.txt", "capt, ion"),
+        make().file("a/local.yaml", "tags: [x]"),
+        make().file("a/local.yaml", "tags: [{tag: x, weight: 2}]"),
+        make().file("a/local.yaml", "rating: 1"),
+        make().file("a/local.yaml", "max_caption_length: 9"),
+        make().file("a/0002.yaml", "multiply: 7"),
     ] {
         assert_ne!(other.dataset().fingerprint, fingerprint);
     }
+    // The same settings from other files are the same dataset.
+    let root = Root::new().images("a", 3).file("a/0001.yaml", "caption: caption").file("global.yml", "multiply: 2.5");
+    assert_eq!(root.dataset().fingerprint, fingerprint);
+}
+
+#[test]
+fn the_fingerprint_is_the_same_on_every_machine() {
+    let root = Root::new().images("a", 2).image("ä/猫_1.bmp", 640, 480).file("a/multiply.txt", "0.1");
+    let root =
+        root.file("a/0001.yaml", "main_prompt: p\ntags: [{tag: ü, weight: 1.1}, b]\nrating: 0.3\nloss_scale: -0.7");
+    let root = root.file("ä/local.yaml", "cond_dropout: 0.1\nbatch_id: x\nmax_caption_length: 70\nshuffle_tags: on");
+    assert_eq!(root.dataset().fingerprint, "7ac45c9cae5b48f8394bbe2a94014d52247822616f525e110646e9e9f84cdf08");
 }
 
 proptest! {
