@@ -27,6 +27,7 @@ pub(super) fn assemble(
     let mut read = read.into_iter();
     for (folder, settings) in walked.iter().zip(settings) {
         let first = samples.len();
+        notes.yaml.clear();
         for (name, image) in folder.images.iter().zip(read.by_ref()) {
             let path = folder.file(name);
             let stem = split_extension(name).0;
