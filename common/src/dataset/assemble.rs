@@ -28,10 +28,17 @@ pub(super) fn assemble(
     for (folder, settings) in walked.iter().zip(settings) {
         let first = samples.len();
         notes.yaml.clear();
-        for (name, image) in folder.images.iter().zip(read.by_ref()) {
+        for (index, (name, image)) in folder.images.iter().zip(read.by_ref()).enumerate() {
             let path = folder.file(name);
             let stem = split_extension(name).0;
-            let overrides = image_overrides(folder, stem, settings, &image, &mut notes, findings);
+            let overrides = match &folder.entries {
+                Some(entries) => {
+                    let mut overrides = entries[index].clone();
+                    notes.values(&path, &mut overrides);
+                    overrides
+                }
+                None => image_overrides(folder, stem, settings, &image, &mut notes, findings),
+            };
             let header = match image.header {
                 Ok(header) => header,
                 Err(error) => {
@@ -127,6 +134,11 @@ impl Notes {
                 return;
             }
         }
+        self.values(path, overrides);
+    }
+
+    /// Notes odd values in a file beside an image, or in a manifest's entry.
+    fn values(&mut self, path: &str, overrides: &mut Overrides) {
         match overrides.loss_scale {
             Some(0.0) => self.zero.add(path),
             Some(..0.0) => self.negative.add(path),

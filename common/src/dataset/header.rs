@@ -1,14 +1,20 @@
 //! Image headers: the size of a picture as people see it, read without decoding it.
 //!
-//! Hostile files cost bounded memory: sizes are limited before anything is allocated, and of a JPEG only the part before
-//! the picture is read.
+//! Hostile files cost bounded memory: of a file no more is held than a buffer of a few kilobytes, whatever lengths it
+//! claims, and sizes are limited before anything believes them.
+
+mod front;
+mod jpeg;
+mod png;
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Cursor, Seek as _};
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::{ImageDecoder, ImageError, ImageReader, Limits};
+
+use front::Front;
 
 /// The longest side of an image that is read.
 pub const MAX_IMAGE_SIDE: u32 = 32_768;
@@ -16,8 +22,8 @@ pub const MAX_IMAGE_SIDE: u32 = 32_768;
 /// The most pixels of an image that is read: 600 MB once decoded.
 pub const MAX_IMAGE_PIXELS: u64 = 200_000_000;
 
-/// The most that stands before the picture in a JPEG: embedded previews and colour profiles.
-const MAX_JPEG_HEADER: u64 = 64 << 20;
+/// The most memory that the header of a WebP or BMP may take: colour profiles and EXIF data.
+const MAX_METADATA_BYTES: u64 = 16 << 20;
 
 /// Returns the limits within which images are decoded.
 pub fn image_limits() -> Limits {
@@ -38,73 +44,75 @@ pub(super) struct Header {
     pub(super) bytes: u64,
 }
 
-/// Reads an image's size. The format is told by the content, as programs that show pictures do, not by the name.
-pub(super) fn read_header(path: &Path) -> Result<Header, String> {
-    let read = || -> Result<Header, image::ImageError> {
-        let file = File::open(path)?;
-        let bytes = file.metadata()?.len();
-        let mut file = BufReader::new(file);
-        let format = guess_format(&mut file)?;
-        let (width, height) = match format {
-            ImageFormat::Jpeg => oriented_size(Cursor::new(jpeg_header(&mut file)?), format)?,
-            _ => oriented_size(file, format)?,
-        };
-        Ok(Header { width, height, bytes })
-    };
-    let header = read().map_err(|error| error.to_string())?;
-    if header.width == 0 || header.height == 0 {
-        return Err("the image has no pixels".to_owned());
-    }
-    if u64::from(header.width) * u64::from(header.height) > MAX_IMAGE_PIXELS {
-        return Err(format!("{}×{} is over {MAX_IMAGE_PIXELS} pixels", header.width, header.height));
-    }
-    Ok(header)
+/// Why an image is not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HeaderError {
+    pub(super) text: String,
+    /// False when the disk failed, so that another try may go better.
+    pub(super) is_in_content: bool,
 }
 
-fn guess_format(file: &mut BufReader<File>) -> Result<ImageFormat, image::ImageError> {
-    let start = file.fill_buf()?;
-    if start.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is empty").into());
-    }
-    image::guess_format(start)
-}
-
-fn oriented_size<R: BufRead + Seek>(reader: R, format: ImageFormat) -> Result<(u32, u32), image::ImageError> {
-    let mut reader = ImageReader::with_format(reader, format);
-    reader.limits(image_limits());
-    let mut decoder = reader.into_decoder()?;
-    let (width, height) = decoder.dimensions();
-    Ok(match decoder.orientation()? {
-        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
-            (height, width)
+/// Reads the header of an image of `bytes` bytes. The format is told by the content, as programs that show pictures do, not
+/// by the name. `buffer` is room to work in.
+pub(super) fn read_header(path: &Path, bytes: u64, buffer: &mut Vec<u8>) -> Result<Header, HeaderError> {
+    let (width, height) = upright_size(path, bytes, buffer).map_err(HeaderError::from)?;
+    let too_large = match (width, height) {
+        (0, _) | (_, 0) => Some("the image has no pixels".to_owned()),
+        _ if width.max(height) > MAX_IMAGE_SIDE => {
+            Some(format!("{width}×{height} is over {MAX_IMAGE_SIDE} pixels on a side"))
         }
-        _ => (width, height),
+        _ if u64::from(width) * u64::from(height) > MAX_IMAGE_PIXELS => {
+            Some(format!("{width}×{height} is over {MAX_IMAGE_PIXELS} pixels"))
+        }
+        _ => None,
+    };
+    too_large.map_or(Ok(Header { width, height, bytes }), |text| Err(HeaderError { text, is_in_content: true }))
+}
+
+fn upright_size(path: &Path, bytes: u64, buffer: &mut Vec<u8>) -> Result<(u32, u32), ImageError> {
+    let mut front = Front::read(File::open(path)?, bytes, buffer)?;
+    let (size, orientation) = match front.start() {
+        [] => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is empty").into()),
+        start if start.starts_with(&jpeg::START) => jpeg::size(&mut front)?,
+        start if start.starts_with(&png::START) => png::size(&mut front)?,
+        start => {
+            let format = image::guess_format(start)?;
+            match front.into_rest() {
+                Ok(whole) => decoder_size(ImageReader::with_format(Cursor::new(whole), format))?,
+                Err(mut file) => {
+                    file.rewind()?;
+                    decoder_size(ImageReader::with_format(BufReader::new(file), format))?
+                }
+            }
+        }
+    };
+    Ok(match orientation {
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
+            (size.1, size.0)
+        }
+        _ => size,
     })
 }
 
-/// Reads a JPEG up to its start of scan: the decoder would read the whole file to learn its size.
-fn jpeg_header(file: &mut BufReader<File>) -> io::Result<Vec<u8>> {
-    let mut at = 2; // behind the start of image
-    loop {
-        file.seek(SeekFrom::Start(at))?;
-        let mut marker = [0u8; 4];
-        file.read_exact(&mut marker)?;
-        let [lead, kind, high, low] = marker;
-        match (lead, kind) {
-            (0xff, 0xff) => at += 1, // fill bytes
-            (0xff, 0xda) => {
-                at += 2 + u64::from(u16::from_be_bytes([high, low]));
-                break;
+/// Asks the decoder. Damaged EXIF data does not make the pixels worse.
+fn decoder_size<R: io::BufRead + io::Seek>(
+    mut reader: ImageReader<R>,
+) -> Result<((u32, u32), Orientation), ImageError> {
+    let mut limits = image_limits();
+    limits.max_alloc = Some(MAX_METADATA_BYTES);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder()?;
+    Ok((decoder.dimensions(), decoder.orientation().unwrap_or(Orientation::NoTransforms)))
+}
+
+impl From<ImageError> for HeaderError {
+    fn from(error: ImageError) -> Self {
+        let is_in_content = match &error {
+            ImageError::IoError(error) => {
+                matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
             }
-            (0xff, _) => at += 2 + u64::from(u16::from_be_bytes([high, low])),
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "a JPEG segment begins without a marker")),
-        }
-        if at > MAX_JPEG_HEADER {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "too much before the picture"));
-        }
+            _ => true,
+        };
+        Self { text: error.to_string(), is_in_content }
     }
-    file.seek(SeekFrom::Start(0))?;
-    let mut header = Vec::new();
-    file.take(at).read_to_end(&mut header)?;
-    Ok(header)
 }

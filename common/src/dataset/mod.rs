@@ -5,20 +5,27 @@
 
 mod assemble;
 mod bucket;
+mod cache;
 mod caption;
 mod decimal;
+mod duplicates;
 mod error;
 mod fingerprint;
 mod header;
 mod ignored;
+mod json;
+mod manifest;
 mod names;
 mod node;
 mod read;
+mod repeats;
 mod roots;
 mod scan;
 mod settings;
 mod sidecar;
+mod stamp;
 mod text;
+mod threads;
 mod values;
 mod walk;
 mod yaml;
@@ -26,11 +33,14 @@ mod yaml;
 use serde::Serialize;
 
 pub use bucket::{Bucket, SIDE_STEP, buckets, nearest_bucket};
+pub use cache::ScanCache;
 pub use caption::{Caption, Tag};
 pub use decimal::{Decimal, DecimalError};
+pub use duplicates::Duplicates;
 pub use error::DatasetError;
 pub use header::{MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE, image_limits};
 pub use roots::{DataRoots, PathError};
+pub use scan::{ScanOptions, ScanProgress};
 
 /// The images under a data root, with all that is known of them before training.
 #[derive(Debug, Clone, PartialEq)]

@@ -58,7 +58,7 @@ pub(super) fn kind(name: &str) -> FileKind {
     }
 }
 
-/// Says whether a name is an image's.
+/// Says whether a name is an image's; asked of every file.
 pub(super) fn is_image(name: &str) -> bool {
     let extension = split_extension(name).1;
     IMAGES.iter().any(|known| known.eq_ignore_ascii_case(extension))

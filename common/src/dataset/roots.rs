@@ -55,16 +55,24 @@ impl DataRoots {
     /// # Errors
     /// When a part of the path is anything but a name, or no root has its beginning.
     pub fn locate(&self, sample_path: &str) -> Result<PathBuf, PathError> {
-        let below = |root: &NamedRoot| {
-            let rest = match root.name.as_str() {
-                "" => sample_path,
-                name => sample_path.strip_prefix(name)?.strip_prefix('/')?,
-            };
-            Some(root.folder().join(rest))
-        };
         let is_good = sample_path.split('/').all(is_name);
-        let found = is_good.then(|| self.0.iter().find_map(below)).flatten();
-        found.ok_or_else(|| PathError { path: sample_path.to_owned() })
+        let found = is_good.then(|| self.root_of(sample_path)).flatten();
+        found
+            .map(|(root, below)| self.0[root].folder().join(below))
+            .ok_or_else(|| PathError { path: sample_path.to_owned() })
+    }
+
+    /// Returns which root a sample belongs to, and its path there.
+    pub(super) fn root_of<'a>(&self, sample_path: &'a str) -> Option<(usize, &'a str)> {
+        let below = |root: &NamedRoot| match root.name.as_str() {
+            "" => Some(sample_path),
+            name => sample_path.strip_prefix(name)?.strip_prefix('/'),
+        };
+        self.0.iter().enumerate().find_map(|(index, root)| Some((index, below(root)?)))
+    }
+
+    pub(super) fn get(&self, index: usize) -> &NamedRoot {
+        &self.0[index]
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &NamedRoot> {
@@ -112,6 +120,12 @@ impl NamedRoot {
             (name, "") => name.to_owned(),
             (name, below) => format!("{name}/{below}"),
         }
+    }
+
+    /// Returns what stands behind the root's name in a path of a sample or folder.
+    pub(super) fn below<'a>(&self, path: &'a str) -> &'a str {
+        let rest = path.strip_prefix(&self.name).unwrap_or(path);
+        if self.name.is_empty() { rest } else { rest.strip_prefix('/').unwrap_or(rest) }
     }
 }
 

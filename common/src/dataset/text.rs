@@ -20,17 +20,22 @@ pub(super) struct Text {
 /// # Errors
 /// When it cannot be read, or is longer than a megabyte.
 pub(super) fn read_text(path: &Path) -> io::Result<Text> {
-    let mut bytes = Vec::new();
-    let mut file = File::open(path)?.take(MAX_BYTES + 1);
-    file.read_to_end(&mut bytes)?;
+    read_text_into(path, &mut Vec::new())
+}
+
+/// As [`read_text`], with room to work in.
+pub(super) fn read_text_into(path: &Path, bytes: &mut Vec<u8>) -> io::Result<Text> {
+    bytes.clear();
+    bytes.reserve(1 << 12);
+    File::open(path)?.take(MAX_BYTES + 1).read_to_end(bytes)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than a megabyte"));
     }
-    Ok(decode(&bytes))
+    Ok(decode(bytes))
 }
 
 /// Decodes by the byte order mark. What is neither is read byte by byte as Latin-1, which loses nothing.
-fn decode(bytes: &[u8]) -> Text {
+pub(super) fn decode(bytes: &[u8]) -> Text {
     let clean = |text: &str| Text { text: text.to_owned(), is_clean: true };
     if let Some(rest) = bytes.strip_prefix(&[0xff, 0xfe]) {
         return decode_utf16(rest, u16::from_le_bytes);

@@ -1,10 +1,13 @@
 //! The data root's contract, on small trees written to the disk.
 
+mod cache;
 mod captions;
+mod duplicates;
 mod files;
 mod images;
 mod order;
 mod precedence;
+mod roots;
 mod tags;
 mod yaml;
 
