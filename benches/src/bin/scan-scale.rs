@@ -51,10 +51,10 @@ fn main() -> anyhow::Result<()> {
     // Files changed within the last two seconds are not remembered.
     std::thread::sleep(Duration::from_secs(3));
     println!("\n| scan | seconds | images/s | from the cache | peak memory |\n|---|---|---|---|---|");
-    let run = |what: &str, cache: Option<&Path>, before: &dyn Fn(usize) -> anyhow::Result<()>| {
+    let run = |what: &str, cache: Option<&Path>, before: &dyn Fn() -> anyhow::Result<()>| {
         let mut all = Vec::new();
-        for round in 0..args.repeat.max(1) {
-            before(round)?;
+        for _ in 0..args.repeat.max(1) {
+            before()?;
             all.push(in_process(&root, cache)?);
         }
         all.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
@@ -64,14 +64,14 @@ fn main() -> anyhow::Result<()> {
         println!("| {what} | {seconds:.2} | {speed:.0} | {from_cache} | {} MiB |", peak_kib / 1024);
         Ok(())
     };
-    let clear = |_| match fs::remove_dir_all(&cache) {
+    let clear = || match fs::remove_dir_all(&cache) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
     };
-    run("first, as the files were left by writing them", None, &|_| Ok(()))?;
+    run("first, as the files were left by writing them", None, &|| Ok(()))?;
     run("writing the cache", Some(&cache), &clear)?;
-    run("from the cache", Some(&cache), &|_| Ok(()))?;
-    run("after 1 % of the files changed", Some(&cache), &|round| touch(&root, args.images, round as u64))?;
+    run("from the cache", Some(&cache), &|| Ok(()))?;
+    run("after 1 % of the files changed", Some(&cache), &|| touch(&root, args.images))?;
     Ok(())
 }
 
@@ -150,9 +150,9 @@ fn picture(number: u32) -> anyhow::Result<(Vec<u8>, &'static str)> {
     Ok((bytes.into_inner(), extension))
 }
 
-/// Changes the time of every hundredth file, another one each round.
-fn touch(root: &Path, images: u64, round: u64) -> anyhow::Result<()> {
-    for number in (round % 100..images).step_by(100) {
+/// Changes the time of every hundredth file.
+fn touch(root: &Path, images: u64) -> anyhow::Result<()> {
+    for number in (0..images).step_by(100) {
         let extension = if number % 16 % 2 == 0 { "jpg" } else { "png" };
         let (outer, inner) = (number / IMAGES_PER_FOLDER / 100, number / IMAGES_PER_FOLDER);
         let path = root.join(format!("{outer:03}/{inner:05}/{number:07}.{extension}"));

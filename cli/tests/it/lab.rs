@@ -93,6 +93,7 @@ impl Lab {
     /// Puts a command into the lab's folder, out of reach of the variables of whoever runs the tests.
     pub(crate) fn settle(&self, command: &mut Command) {
         command.current_dir(self.folder.path());
+        command.env("XDG_CACHE_HOME", self.path(".cache"));
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             let foreign = ["BALLAST_", "OTEL_", "SLURM_", "LOCAL_RANK", "RUST_LOG"];

@@ -7,6 +7,7 @@ mod lab;
 mod ledger;
 mod plan;
 mod process;
+mod roots;
 mod same_bits;
 mod samples;
 mod traces;

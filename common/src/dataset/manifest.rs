@@ -63,6 +63,16 @@ pub(super) fn read_manifest(
                         .push(format!("{place}: {below:?} is listed already, as {first}; allowed: each image once"));
                     continue;
                 }
+                let location = root.folder().join(&below);
+                if let Some(other) =
+                    roots.iter().find(|other| !other.is_manifest() && location.starts_with(&other.path))
+                {
+                    let other = other.path.display();
+                    problems.push(format!(
+                        "{place}: {below:?} lies in the data root {other} already; allowed: each image once"
+                    ));
+                    continue;
+                }
                 let (folder, file) = below.rsplit_once('/').unwrap_or(("", &below));
                 folders.entry(folder.to_owned()).or_default().insert(file.to_owned(), overrides);
             }

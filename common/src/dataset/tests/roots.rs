@@ -143,6 +143,15 @@ fn all_mistakes_of_a_manifest_are_named_at_once() {
 }
 
 #[test]
+fn a_manifest_beside_a_folder_lists_none_of_its_images() {
+    let root = Root::new().images("a", 1).images("b", 1).file("x.json", r#"[{"image": "a/0000.bmp"}]"#);
+    let found = scan(&[root.path().join("x.json"), root.path().join("b")]).unwrap();
+    assert_eq!(paths(&found), ["b/0000.bmp", "x.json/a/0000.bmp"]);
+    let error = scan(&[root.path().join("x.json"), root.path().join("a")]).unwrap_err().to_string();
+    assert!(error.contains("x.json, entry 1: \"a/0000.bmp\" lies in the data root "), "{error}");
+}
+
+#[test]
 fn an_image_in_two_manifests_is_refused() {
     let root = Root::new().images("a", 1).file("x.json", r#"[{"image": "a/0000.bmp"}]"#);
     let root = root.file("y.json", r#"[{"image": "a/0000.bmp"}]"#);
