@@ -1,2 +1,2 @@
-//! The benchmarks' package. It has none yet: the training step's is `model/examples/step_time.rs`, the schedule's at scale
-//! comes with the scan's.
+//! The benchmarks' package: `src/bin/schedule-scale.rs` measures the schedule of very many images. The training step's is
+//! `model/examples/step_time.rs`.

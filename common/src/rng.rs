@@ -128,6 +128,16 @@ impl KeyedRng {
         self.pcg.next_u64()
     }
 
+    /// Passes over as many draws of 64 bits as if they had been made, at no cost.
+    pub fn skip(&mut self, draws: u64) {
+        self.pcg.advance(u128::from(draws));
+    }
+
+    /// Says whether this generator goes on as the other does.
+    pub fn is_where(&self, other: &Self) -> bool {
+        self.pcg == other.pcg && self.spare_normal == other.spare_normal
+    }
+
     /// Draws a number evenly from `[0, 1)`, on a grid of 2⁻⁵³.
     pub fn uniform(&mut self) -> f64 {
         const STEP: f64 = 1.0 / (1u64 << 53) as f64;
@@ -185,7 +195,12 @@ impl KeyedRng {
 
     /// Shuffles a slice (Fisher-Yates from the end).
     pub fn shuffle<T>(&mut self, values: &mut [T]) {
-        for last in (1..values.len()).rev() {
+        self.shuffle_from(0, values);
+    }
+
+    /// Shuffles a slice as [`KeyedRng::shuffle`] does, but stops when all values from index `from` on are where they belong.
+    pub fn shuffle_from<T>(&mut self, from: usize, values: &mut [T]) {
+        for last in (from.max(1)..values.len()).rev() {
             values.swap(last, self.below(last as u64 + 1) as usize);
         }
     }
@@ -262,6 +277,19 @@ mod tests {
         }
 
         #[test]
+        fn skipping_is_drawing_and_looking_away(seed in any::<u64>(), draws in 0u64..200) {
+            let mut skipped = Streams::new(seed).keyed("skip", &[]);
+            let mut drawn = skipped.clone();
+            skipped.skip(draws);
+            prop_assert_eq!(skipped.is_where(&drawn), draws == 0);
+            for _ in 0..draws {
+                drawn.next_u64();
+            }
+            prop_assert!(skipped.is_where(&drawn));
+            prop_assert_eq!(skipped.next_u64(), drawn.next_u64());
+        }
+
+        #[test]
         fn draws_stay_in_range(seed in any::<u64>(), n in 1u64..) {
             let mut rng = Streams::new(seed).keyed("range", &[]);
             prop_assert!(rng.below(n) < n);
@@ -275,6 +303,17 @@ mod tests {
             Streams::new(seed).keyed("cards", &[]).shuffle(&mut cards);
             cards.sort_unstable();
             prop_assert_eq!(cards, (0..length).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn a_shuffle_cut_short_agrees_in_what_it_has_done(seed in any::<u64>(), length in 0usize..200, from in 0usize..200) {
+            let shuffled = |from| {
+                let mut cards: Vec<usize> = (0..length).collect();
+                Streams::new(seed).keyed("cards", &[]).shuffle_from(from, &mut cards);
+                cards
+            };
+            let from = from.min(length);
+            prop_assert_eq!(&shuffled(from)[from..], &shuffled(0)[from..]);
         }
     }
 }

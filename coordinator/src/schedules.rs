@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ballast_common::dataset::Dataset;
-use ballast_common::schedule::{EpochSchedule, ScheduleOptions};
+use ballast_common::schedule::{EpochSchedule, Roster, ScheduleOptions};
 use tokio::task::JoinHandle;
 
 /// Computes schedules when they are needed, and the next one before.
 pub(crate) struct Schedules {
-    dataset: Arc<Dataset>,
+    roster: Arc<Roster>,
     options: ScheduleOptions,
     epochs: u64,
     pending: BTreeMap<u64, JoinHandle<EpochSchedule>>,
@@ -17,8 +17,14 @@ pub(crate) struct Schedules {
 }
 
 impl Schedules {
-    pub(crate) fn new(dataset: Arc<Dataset>, options: ScheduleOptions, epochs: u64) -> Self {
-        Self { dataset, options, epochs, pending: BTreeMap::new(), ready: BTreeMap::new() }
+    pub(crate) fn new(dataset: &Dataset, options: ScheduleOptions, epochs: u64) -> Self {
+        Self {
+            roster: Arc::new(Roster::of(dataset)),
+            options,
+            epochs,
+            pending: BTreeMap::new(),
+            ready: BTreeMap::new(),
+        }
     }
 
     /// Returns the schedule of an epoch, and whether it is asked for the first time. Starts to compute the next one and
@@ -39,7 +45,7 @@ impl Schedules {
     }
 
     fn start(&self, epoch: u64) -> JoinHandle<EpochSchedule> {
-        let (dataset, options) = (self.dataset.clone(), self.options);
-        tokio::task::spawn_blocking(move || EpochSchedule::compute(&dataset, &options, epoch))
+        let (roster, options) = (self.roster.clone(), self.options);
+        tokio::task::spawn_blocking(move || EpochSchedule::of(&roster, &options, epoch))
     }
 }

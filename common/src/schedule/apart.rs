@@ -12,20 +12,17 @@
 
 use std::collections::BTreeSet;
 
-use super::epoch::Arrangement;
+use super::ScheduleOptions;
+use super::arrangement::Arrangement;
+use super::counts::Uses;
+use super::doubles::steps_with_doubles;
 
-/// Swaps occurrences and micro-batches until no image is twice in a step, as far as that is possible. `copies` says how often each
-/// sample is used, `images_per_stretch` how many different ones each stretch has.
-pub(super) fn keep_apart(arrangement: &mut Arrangement, copies: &[u16], images_per_stretch: &[usize]) {
-    let has_copies = copies.iter().any(|&copies| copies > 1);
-    if has_copies {
-        spread_micro_batches(arrangement, images_per_stretch);
-    }
-    arrangement.number_by_place();
-    if has_copies {
-        let left = spread_occurrences(arrangement, copies);
-        spread_within_steps(arrangement, left);
-    }
+/// Swaps occurrences until no image is twice in a step, as far as that is possible: passes 2 and 3.
+pub(super) fn keep_apart(arrangement: &mut Arrangement, uses: &Uses<'_>, threads: usize) {
+    // Only steps with doubles need mending: those that have them now, and those that get them when others are mended.
+    let doubles = steps_with_doubles(arrangement, threads);
+    let left = spread_occurrences(arrangement, uses, doubles);
+    spread_within_steps(arrangement, left);
 }
 
 /// How many candidates may be looked at. Gives the same answer on every machine, which a time limit would not.
@@ -34,9 +31,11 @@ struct Budget(u64);
 impl Budget {
     /// Candidates per search: one that has not succeeded by then rarely does.
     const PER_SEARCH: usize = 8192;
+    /// Candidates of an epoch, however large: less than a minute.
+    const MOST: u64 = 100_000_000;
 
     fn new(items: usize) -> Self {
-        Self(10_000_000 + 50 * items as u64)
+        Self((10_000_000 + 50 * items as u64).min(Self::MOST))
     }
 
     fn spend(&mut self) -> bool {
@@ -58,56 +57,61 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Pass 1: a stretch of few images repeated often must not fill a step alone.
-fn spread_micro_batches(arrangement: &mut Arrangement, images_per_stretch: &[usize]) {
-    let most: Vec<usize> =
-        images_per_stretch.iter().map(|images| (images / arrangement.micro_batch_size).max(1)).collect();
-    let slots = arrangement.slots;
+/// Pass 1: a stretch of few images repeated often must not fill a step alone. Takes the stretch at each place, and for each
+/// stretch how many different images it has.
+pub(super) fn spread_micro_batches<T: Copy + Into<u32>>(
+    stretch_at: &mut [T],
+    images_per_stretch: &[usize],
+    options: &ScheduleOptions,
+) {
+    let (micro_batch_size, slots) = (options.micro_batch_size as usize, options.slots as usize);
+    let most: Vec<usize> = images_per_stretch.iter().map(|images| (images / micro_batch_size).max(1)).collect();
     let may_be_too_many = |stretch: usize| most[stretch] < slots;
-    if arrangement.steps() < 2 || !(0..most.len()).any(may_be_too_many) {
+    if stretch_at.len() <= slots || !(0..most.len()).any(may_be_too_many) {
         return;
     }
-    let mut budget = Budget::new(arrangement.places.len());
-    let excess = |arrangement: &Arrangement, step: usize, stretch: usize| {
-        let in_step = arrangement.places_of(step).filter(|&place| arrangement.stretch_at(place) == stretch).count();
-        in_step.saturating_sub(most[stretch])
+    let number = |stretch: T| stretch.into() as usize;
+    let mut budget = Budget::new(stretch_at.len());
+    let excess = |stretch_at: &[T], step: usize, stretch: usize| {
+        let places = &stretch_at[step * slots..((step + 1) * slots).min(stretch_at.len())];
+        places.iter().filter(|&&other| number(other) == stretch).count().saturating_sub(most[stretch])
     };
-    for place in 0..arrangement.places.len() {
-        let (step, stretch) = (place / slots, arrangement.stretch_at(place));
-        if !may_be_too_many(stretch) || excess(arrangement, step, stretch) == 0 {
+    for place in 0..stretch_at.len() {
+        let (step, stretch) = (place / slots, number(stretch_at[place]));
+        if !may_be_too_many(stretch) || excess(stretch_at, step, stretch) == 0 {
             continue;
         }
-        for other in jumps(place, arrangement.places.len()) {
-            let (other_step, other_stretch) = (other / slots, arrangement.stretch_at(other));
+        for other in jumps(place, stretch_at.len()) {
+            let (other_step, other_stretch) = (other / slots, number(stretch_at[other]));
             if other_step == step || other_stretch == stretch || !budget.spend() {
                 continue;
             }
-            let both = |arrangement: &Arrangement| {
-                [step, other_step]
-                    .map(|step| [stretch, other_stretch].map(|stretch| excess(arrangement, step, stretch)))
+            let both = |stretch_at: &[T]| {
+                let excess = |(step, stretch)| excess(stretch_at, step, stretch);
+                let pairs = [step, other_step].map(|step| [(step, stretch), (step, other_stretch)]);
+                pairs.into_iter().flatten().map(excess).sum::<usize>()
             };
-            let before: usize = both(arrangement).into_iter().flatten().sum();
-            arrangement.places.swap(place, other);
-            let after: usize = both(arrangement).into_iter().flatten().sum();
-            if after < before {
+            let before = both(stretch_at);
+            stretch_at.swap(place, other);
+            if both(stretch_at) < before {
                 break;
             }
-            arrangement.places.swap(place, other);
+            stretch_at.swap(place, other);
         }
     }
 }
 
 /// Pass 2. Returns the steps in which images are still double.
-fn spread_occurrences(arrangement: &mut Arrangement, copies: &[u16]) -> BTreeSet<usize> {
+fn spread_occurrences(arrangement: &mut Arrangement, uses: &Uses<'_>, doubles: BTreeSet<usize>) -> BTreeSet<usize> {
     let mut left = BTreeSet::new();
-    let mut spread = Spread::new(arrangement);
-    for step in 0..spread.arrangement.steps() {
-        if spread.mend(step, copies) {
+    let mut spread = Spread::new(arrangement, uses, doubles);
+    while let Some(step) = spread.ahead.pop_first() {
+        if spread.mend(step) {
             left.insert(step);
         }
     }
     while let Some(step) = spread.again.pop_first() {
-        if spread.mend(step, copies) {
+        if spread.mend(step) {
             left.insert(step)
         } else {
             left.remove(&step)
@@ -118,42 +122,38 @@ fn spread_occurrences(arrangement: &mut Arrangement, copies: &[u16]) -> BTreeSet
 
 struct Spread<'a> {
     arrangement: &'a mut Arrangement,
-    /// The place of each micro-batch. Made when the first double is found.
-    place_of: Vec<u32>,
-    /// In how many steps each stretch appears.
+    uses: &'a Uses<'a>,
+    /// In how many steps each stretch appears. Made when the first double is found.
     steps_with: Vec<usize>,
     budget: Budget,
     /// The step at hand: samples and indices of its occurrences, sorted.
     in_step: Vec<(u32, u32)>,
+    /// Steps to mend that the first round has not come to.
+    ahead: BTreeSet<usize>,
     /// Steps that got an image twice which another step had more often.
     again: BTreeSet<usize>,
 }
 
 impl<'a> Spread<'a> {
-    fn new(arrangement: &'a mut Arrangement) -> Self {
+    fn new(arrangement: &'a mut Arrangement, uses: &'a Uses<'a>, ahead: BTreeSet<usize>) -> Self {
         let budget = Budget::new(arrangement.occurrences.len());
-        let (place_of, steps_with) = (Vec::new(), Vec::new());
-        Self { arrangement, place_of, steps_with, budget, in_step: Vec::new(), again: BTreeSet::new() }
+        let again = BTreeSet::new();
+        Self { arrangement, uses, steps_with: Vec::new(), budget, in_step: Vec::new(), ahead, again }
     }
 
-    fn make_tables(&mut self) {
+    fn count_steps(&mut self) {
         let arrangement = &*self.arrangement;
-        self.place_of = vec![0; arrangement.places.len()];
-        for (place, &micro_batch) in (0u32..).zip(&arrangement.places) {
-            self.place_of[micro_batch as usize] = place;
-        }
-        self.steps_with = vec![0; arrangement.stretches.len()];
+        let mut steps_with = vec![0; arrangement.stretches.len()];
         let mut last_seen = vec![usize::MAX; arrangement.stretches.len()];
-        for step in 0..arrangement.steps() {
-            for place in arrangement.places_of(step) {
-                let stretch = arrangement.stretch_at(place);
-                self.steps_with[stretch] += usize::from(std::mem::replace(&mut last_seen[stretch], step) != step);
-            }
-        }
+        arrangement.places.visit(0..arrangement.places.len(), &arrangement.stretches, |place, stretch, _| {
+            let step = place / arrangement.slots;
+            steps_with[stretch] += usize::from(std::mem::replace(&mut last_seen[stretch], step) != step);
+        });
+        self.steps_with = steps_with;
     }
 
     /// Moves what is double in a step to other steps, and says whether something is double still.
-    fn mend(&mut self, step: usize, copies: &[u16]) -> bool {
+    fn mend(&mut self, step: usize) -> bool {
         self.look_at(step);
         let mut is_double_still = false;
         let mut at = 1;
@@ -162,10 +162,13 @@ impl<'a> Spread<'a> {
             let index = index as usize;
             if self.in_step[at - 1].0 != sample {
                 at += 1;
-            } else if let Some((other, other_step)) = self.partner(step, sample, index, copies[sample as usize]) {
+            } else if let Some((other, other_step)) = self.partner(step, sample, index) {
                 self.arrangement.occurrences.swap(index, other);
                 if self.times_in(other_step, sample) > 1 {
                     self.again.insert(other_step);
+                    if other_step > step {
+                        self.ahead.insert(other_step);
+                    }
                 }
                 self.look_at(step);
                 (at, is_double_still) = (1, false);
@@ -182,31 +185,34 @@ impl<'a> Spread<'a> {
         for place in self.arrangement.places_of(step) {
             let indices = self.arrangement.indices(place);
             let numbers = indices.start as u32..indices.end as u32;
-            let samples = self.arrangement.occurrences[indices].iter().map(|packed| packed.sample);
+            let samples = self.arrangement.occurrences[indices].iter().map(|&id| self.arrangement.ids.sample(id));
             self.in_step.extend(samples.zip(numbers));
         }
         self.in_step.sort_unstable();
     }
 
     /// Finds the occurrence to swap a double one with, and its step.
-    fn partner(&mut self, step: usize, sample: u32, index: usize, copies: u16) -> Option<(usize, usize)> {
-        if self.place_of.is_empty() {
-            self.make_tables();
+    fn partner(&mut self, step: usize, sample: u32, index: usize) -> Option<(usize, usize)> {
+        if self.steps_with.is_empty() {
+            self.count_steps();
         }
         let number = self.arrangement.stretches.partition_point(|stretch| stretch.start <= index) - 1;
         let stretch = self.arrangement.stretches[number];
         let times = self.times_here(sample);
-        let least = usize::from(copies).div_ceil(self.steps_with[number].max(1));
+        let least = (self.uses.copies(sample) as usize).div_ceil(self.steps_with[number].max(1));
         if least > 1 && times <= least {
             return None; // as even as it can be
         }
         let mut second_best = None;
         for jump in jumps(index - stretch.start, stretch.length) {
             let other = stretch.start + jump;
-            let other_sample = self.arrangement.occurrences[other].sample;
-            let micro_batch = stretch.first_micro_batch as usize + jump / self.arrangement.micro_batch_size;
-            let other_step = self.place_of[micro_batch] as usize / self.arrangement.slots;
-            if other_sample == sample || other_step == step {
+            let other_sample = self.arrangement.ids.sample(self.arrangement.occurrences[other]);
+            if other_sample == sample {
+                continue;
+            }
+            let micro_batch = stretch.first_micro_batch + (jump / self.arrangement.micro_batch_size) as u32;
+            let other_step = self.arrangement.places.place_of(micro_batch, number) / self.arrangement.slots;
+            if other_step == step {
                 continue;
             }
             if !self.budget.spend() {
@@ -232,8 +238,9 @@ impl<'a> Spread<'a> {
     }
 
     fn times_in(&self, step: usize, sample: u32) -> usize {
+        let ids = self.arrangement.ids.of_sample(sample);
         let indices = self.arrangement.places_of(step).flat_map(|place| self.arrangement.indices(place));
-        indices.filter(|&index| self.arrangement.occurrences[index].sample == sample).count()
+        indices.filter(|&index| ids.contains(&self.arrangement.occurrences[index])).count()
     }
 }
 
@@ -242,24 +249,25 @@ fn spread_within_steps(arrangement: &mut Arrangement, steps: BTreeSet<usize>) {
     for step in steps {
         for place in arrangement.places_of(step) {
             if has_double(arrangement, place) {
-                deal_out(arrangement, step, arrangement.stretch_at(place));
+                deal_out(arrangement, step, arrangement.at(place).0);
             }
         }
     }
 }
 
 fn has_double(arrangement: &Arrangement, place: usize) -> bool {
-    let mut samples: Vec<u32> = arrangement.micro_batch(place).1.iter().map(|packed| packed.sample).collect();
+    let occurrences = &arrangement.occurrences[arrangement.indices(place)];
+    let mut samples: Vec<u32> = occurrences.iter().map(|&id| arrangement.ids.sample(id)).collect();
     samples.sort_unstable();
     samples.windows(2).any(|pair| pair[0] == pair[1])
 }
 
 /// Deals the occurrences of one stretch in turn to the micro-batches that it has in a step.
 fn deal_out(arrangement: &mut Arrangement, step: usize, stretch: usize) {
-    let of_stretch = arrangement.places_of(step).filter(|&place| arrangement.stretch_at(place) == stretch);
+    let of_stretch = arrangement.places_of(step).filter(|&place| arrangement.at(place).0 == stretch);
     let mut hands: Vec<std::ops::Range<usize>> = of_stretch.map(|place| arrangement.indices(place)).collect();
-    let mut cards: Vec<_> = hands.iter().cloned().flatten().map(|index| arrangement.occurrences[index]).collect();
-    cards.sort_by_key(|packed| packed.sample);
+    let mut cards: Vec<u32> = hands.iter().cloned().flatten().map(|index| arrangement.occurrences[index]).collect();
+    cards.sort_by_key(|&id| arrangement.ids.sample(id));
     let mut cards = cards.into_iter();
     while cards.len() > 0 {
         for index in hands.iter_mut().filter_map(Iterator::next) {

@@ -5,17 +5,27 @@
 //! same step, and [`EpochSchedule`] gives out the result step by step.
 
 mod apart;
+mod arrangement;
+mod bins;
+mod bits;
 mod counts;
 mod deck;
+mod doubles;
 mod epoch;
+mod ids;
+mod numbers;
 mod order;
+mod places;
 mod report;
 mod report_text;
+mod roster;
 mod run;
+mod threads;
 mod write;
 
-pub use epoch::{EpochSchedule, Occurrence, SlotPlan, StepPlan};
+pub use epoch::{EpochSchedule, Occurrence, SlotPlan, SlotRef, StepPlan};
 pub use report::{BucketReport, DatasetSummary, EpochReport, FolderReport, PlanReport, SampleReport};
+pub use roster::{Roster, RosterBuilder, RosterError, RosterSample};
 pub use run::RunSchedule;
 
 use crate::config::{Remainder, RunConfig};

@@ -167,18 +167,18 @@ impl EpochReport {
         let mut scheduled = vec![0u64; dataset.folders.len()];
         let mut weights = vec![0f64; dataset.folders.len()];
         let mut buckets: BTreeMap<Bucket, BucketReport> = BTreeMap::new();
-        for slot in schedule.iter().flat_map(|step| step.slots) {
+        schedule.for_each_slot(|slot| {
             let empty = BucketReport { bucket: slot.bucket, occurrences: 0, micro_batches: 0, padded: 0 };
             let report = buckets.entry(slot.bucket).or_insert(empty);
             report.occurrences += slot.occurrences.len() as u64;
             report.micro_batches += 1;
             report.padded += u64::from(schedule.micro_batch_size()) - slot.occurrences.len() as u64;
-            for occurrence in &slot.occurrences {
+            for occurrence in slot.occurrences {
                 let sample = &dataset.samples[occurrence.sample as usize];
                 scheduled[sample.folder as usize] += 1;
                 weights[sample.folder as usize] += sample.loss_scale;
             }
-        }
+        });
         let total_weight: f64 = weights.iter().map(|weight| weight.abs()).sum();
         let part = |of: f64, total: f64| if total == 0.0 { 0.0 } else { of / total };
         let folders =

@@ -2,10 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::path::Path;
 
-use super::EpochSchedule;
+use super::{EpochSchedule, threads};
 use crate::dataset::Dataset;
+
+/// The hash function takes large pieces several times faster than small ones.
+const BYTES_AT_ONCE: usize = 1 << 20;
 
 impl EpochSchedule {
     /// Hashes all that the schedule says: which images, in which bucket, step and slot, and which copy of each, as hexadecimal digits.
@@ -15,23 +19,40 @@ impl EpochSchedule {
         for number in [self.epoch(), self.steps(), self.micro_batches(), self.occurrences()] {
             hasher.update(&number.to_le_bytes());
         }
-        let mut bytes = Vec::new();
-        for step in self.iter() {
-            bytes.clear();
-            bytes.extend_from_slice(&(step.slots.len() as u32).to_le_bytes());
-            for slot in &step.slots {
-                let length = slot.occurrences.len() as u32;
-                for number in [slot.bucket.width, slot.bucket.height, length] {
-                    bytes.extend_from_slice(&number.to_le_bytes());
-                }
-                for occurrence in &slot.occurrences {
-                    bytes.extend_from_slice(&occurrence.sample.to_le_bytes());
-                    bytes.extend_from_slice(&occurrence.copy.to_le_bytes());
-                }
-            }
-            hasher.update(&bytes);
-        }
+        let steps = self.steps() as usize;
+        let length = (BYTES_AT_ONCE / (12 + 8 * self.arrangement.micro_batch_size) / self.arrangement.slots).max(1);
+        let piece = |number: usize| number * length..((number + 1) * length).min(steps);
+        threads::in_order(
+            threads::worth(self.occurrences()),
+            steps.div_ceil(length),
+            |number| self.encode(piece(number)),
+            |bytes| {
+                hasher.update(&bytes);
+            },
+        );
         hasher.finalize().to_hex().to_string()
+    }
+
+    /// Returns what the hash takes in of some steps.
+    fn encode(&self, steps: Range<usize>) -> Vec<u8> {
+        let arrangement = &self.arrangement;
+        let places = arrangement.places_of_steps(steps);
+        let mut bytes = Vec::with_capacity(places.len() * (16 + 8 * arrangement.micro_batch_size));
+        arrangement.visit(places, |place, stretch, indices| {
+            if place % arrangement.slots == 0 {
+                let slots = arrangement.places_of(place / arrangement.slots).len() as u32;
+                bytes.extend_from_slice(&slots.to_le_bytes());
+            }
+            let bucket = self.buckets[usize::from(arrangement.stretches[stretch].bucket)];
+            for number in [bucket.width, bucket.height, indices.len() as u32] {
+                bytes.extend_from_slice(&number.to_le_bytes());
+            }
+            for &id in &arrangement.occurrences[indices] {
+                let (sample, copy) = arrangement.ids.sample_and_copy(id);
+                bytes.extend_from_slice(&(u64::from(copy) << 32 | u64::from(sample)).to_le_bytes());
+            }
+        });
+        bytes
     }
 
     /// Writes the schedule as text, a line per occurrence in training order:

@@ -86,7 +86,7 @@ impl Driver {
         Ok(Self {
             core: RunState::new(core_config, Duration::ZERO),
             config_toml: config.to_toml(),
-            schedules: Schedules::new(dataset.clone(), options, config.run.epochs),
+            schedules: Schedules::new(&dataset, options, config.run.epochs),
             config: Arc::new(config),
             dataset,
             run_folder,

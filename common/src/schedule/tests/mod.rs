@@ -3,7 +3,9 @@
 mod counts;
 mod golden;
 mod mixed;
+mod scale;
 mod steps;
+mod trees;
 
 use std::collections::BTreeMap;
 
