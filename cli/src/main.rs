@@ -11,7 +11,9 @@ mod meter;
 mod model_path;
 mod output;
 mod plan;
+mod plot;
 mod progress;
+mod report;
 mod run_folder;
 mod run_loop;
 mod sample;
@@ -20,6 +22,7 @@ mod session;
 mod sheet;
 mod signals;
 mod summary;
+mod table;
 mod train;
 mod verify;
 mod worker;
@@ -44,6 +47,7 @@ Start here:
   ballast plan examples/quickstart.toml      what would be trained, folder by folder, in a second
   ballast train examples/quickstart.toml     trains it, on all GPUs or on the CPU
   ballast verify runs/quickstart             proves from the ledger that every picture was used exactly as planned
+  ballast report runs/quickstart             what each folder and picture got, and how well it is learned
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, config or data, 130 interrupted (after a clean checkpoint).";
 
@@ -54,6 +58,7 @@ enum Command {
     Worker(worker::Args),
     Plan(plan::Args),
     Verify(verify::Args),
+    Report(report::Args),
     Sample(sample::Args),
     InitModel(init_model::Args),
 }
@@ -83,6 +88,7 @@ fn main() -> ExitCode {
         Command::Worker(args) => worker::run(args, output),
         Command::Plan(args) => plan::run(args, output),
         Command::Verify(args) => verify::run(args, output),
+        Command::Report(args) => report::run(args, output),
         Command::Sample(args) => sample::run(args, output),
         Command::InitModel(args) => init_model::run(args, output),
     };

@@ -10,6 +10,7 @@ use ballast_common::config::RunConfig;
 use ballast_common::dataset::Dataset;
 use ballast_common::telemetry::{self, Service, Style, TelemetryGuard, TracesSetting};
 use ballast_coordinator::PreparedRun;
+use ballast_coordinator::report::{ReportOptions, report};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
@@ -151,7 +152,7 @@ impl Session {
 /// Draws the losses that the ledger holds, unless they are too few.
 fn draw_loss_curve(run_folder: &Path) -> anyhow::Result<()> {
     let path = run_folder.join(LOSS_CURVE_FILE);
-    match loss_curve::svg(&ballast_coordinator::losses(run_folder)?) {
+    match loss_curve::svg(&report(run_folder, &ReportOptions::default())?) {
         Some(svg) => std::fs::write(&path, svg).with_context(|| format!("cannot write {}", path.display())),
         None => Ok(()),
     }

@@ -63,7 +63,7 @@ impl Summary {
         ]
     }
 
-    fn next_commands(&self) -> [(String, &'static str); 3] {
+    fn next_commands(&self) -> [(String, &'static str); 4] {
         let (ballast, folder) = (program(), shown(&self.run_folder));
         let prompt = self.prompt.as_deref().unwrap_or("a photo");
         let (width, height) = self.picture_size;
@@ -88,6 +88,10 @@ impl Summary {
             (
                 format!("{ballast} verify {folder}"),
                 "proves from the ledger that every picture was used exactly as planned",
+            ),
+            (
+                format!("{ballast} report {folder}"),
+                "shows what each folder and picture got, and how well it is learned",
             ),
             on,
         ]

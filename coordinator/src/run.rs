@@ -11,7 +11,7 @@ use ballast_common::dataset::Dataset;
 use ballast_common::schedule::{RunSchedule, ScheduleOptions};
 
 use crate::error::RunError;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, SampleRow};
 use crate::run_state::CoreConfig;
 
 /// File of the resolved config within a run folder.
@@ -49,11 +49,8 @@ impl PreparedRun {
             fs::create_dir_all(&path).map_err(|source| RunError::File { action: "create", path, source })?;
         }
         let run_folder = absolute(run_folder)?;
-        let facts = [("run_id", run_id(&run_folder)), ("fingerprint", dataset.fingerprint.clone())];
-        let facts: Vec<_> = facts.iter().map(|(key, value)| (*key, value.as_str())).collect();
-        let samples: Vec<_> = dataset.samples.iter().map(|sample| sample.path.as_str()).collect();
         write_atomically(&run_folder.join(CONFIG_FILE), config.to_toml().as_bytes())?;
-        let ledger = Ledger::create(&run_folder.join(LEDGER_FILE), &facts, &samples)?;
+        let ledger = create_ledger(&run_folder, &dataset, &schedule)?;
         Ok(Self { config, dataset, run_folder, ledger, schedule, first_step: 0, checkpoint: None })
     }
 
@@ -157,6 +154,25 @@ impl PreparedRun {
             plan_ahead: u64::from(cluster.plan_ahead),
         }
     }
+}
+
+/// Makes the run's ledger. It holds all that `report` needs, so that the pictures may be gone by then.
+fn create_ledger(run_folder: &Path, dataset: &Dataset, schedule: &RunSchedule) -> Result<Ledger, RunError> {
+    let facts = [
+        ("run_id", run_id(run_folder)),
+        ("fingerprint", dataset.fingerprint.clone()),
+        ("epochs", schedule.epochs().to_string()),
+        ("total_steps", schedule.steps().to_string()),
+    ];
+    let facts: Vec<_> = facts.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let folders: Vec<_> = dataset.folders.iter().map(|folder| folder.path.as_str()).collect();
+    let samples = dataset.samples.iter().map(|sample| SampleRow {
+        path: &sample.path,
+        folder: sample.folder,
+        multiply: sample.multiply,
+        loss_scale: sample.loss_scale,
+    });
+    Ok(Ledger::create(&run_folder.join(LEDGER_FILE), &facts, &folders, samples)?)
 }
 
 /// Reads the resolved config of a run folder.

@@ -8,8 +8,9 @@ use std::time::Duration;
 use ballast_common::checkpoint::{CheckpointState, FORMAT_VERSION, STATE_FILE, record};
 use ballast_common::config::RunConfig;
 use ballast_common::dataset::Dataset;
+use ballast_coordinator::report::{ReportOptions, report};
 use ballast_coordinator::verify::{VerifyError, verify};
-use ballast_coordinator::{LEDGER_FILE, Outcome, PreparedRun, RunError, RunEvent, losses, serve};
+use ballast_coordinator::{LEDGER_FILE, Outcome, PreparedRun, RunError, RunEvent, serve};
 use ballast_proto::v1::coordinator_client::CoordinatorClient;
 use ballast_proto::v1::session_request::Message as Out;
 use ballast_proto::v1::session_response::Message as In;
@@ -230,14 +231,16 @@ async fn a_run_is_committed_saved_and_verified() {
         |event: &RunEvent| if let RunEvent::SamplesDrawn { paths, .. } = event { Some(paths.len()) } else { None };
     assert_eq!(events.iter().filter_map(drawn).collect::<Vec<_>>(), [3, 3], "at the start and at the end");
 
-    let report = verify(&fixture.run_folder()).unwrap();
-    assert_eq!((report.committed_steps, report.complete_epochs, report.positions), (total, 3, 24));
-    assert!(report.checkpoints.contains(&total) && report.checkpoints.len() <= 3, "{report:?}");
+    let verified = verify(&fixture.run_folder()).unwrap();
+    assert_eq!((verified.committed_steps, verified.complete_epochs, verified.positions), (total, 3, 24));
+    assert!(verified.checkpoints.contains(&total) && verified.checkpoints.len() <= 3, "{verified:?}");
     let schedule = std::fs::read_to_string(fixture.run_folder().join("logs/ep2_batch_schedule.txt")).unwrap();
     assert_eq!(schedule.lines().count(), 8);
-    let points = losses(&fixture.run_folder()).unwrap();
-    let more = points.iter().filter(|point| point.folder == "more").count();
-    assert_eq!((points.len(), more, points[0].loss), (24, 9, 0.5));
+    let report = report(&fixture.run_folder(), &ReportOptions::default()).unwrap();
+    let more = report.folders.iter().find(|folder| folder.path == "more").unwrap();
+    assert_eq!((report.total.exposures.delivered, report.total.exposures.intended), (24, Some(24)));
+    assert_eq!((more.exposures.delivered, more.exposures.intended, more.loss.mean), (9, Some(9), Some(0.5)));
+    assert_eq!((report.run.complete_epochs, report.run.total_steps, report.notes), (3, Some(total), vec![]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

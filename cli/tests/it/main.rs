@@ -7,6 +7,7 @@ mod lab;
 mod ledger;
 mod plan;
 mod process;
+mod report;
 mod roots;
 mod same_bits;
 mod samples;

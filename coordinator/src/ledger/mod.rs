@@ -3,24 +3,31 @@
 //! A commit and its losses are one transaction, synced to the disk before it counts. Each commit carries the hash of the
 //! one before it, so that a missing or altered row shows.
 
+mod read;
 mod rows;
 
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-pub(crate) use rows::{Commit, LossRow, MemberRow};
+pub(crate) use read::{SampleFacts, Use};
+pub(crate) use rows::{Commit, LossRow, MemberRow, SampleRow};
 pub(crate) use rows::{StoredCommit, chain, losses_hash};
 use rows::{loss_row, stored_commit};
 
-/// Layout of the tables; a ledger of another version is refused.
-const FORMAT: &str = "1";
+/// Layout of the tables that is written.
+const FORMAT: u32 = 2;
+
+/// The oldest layout that is read. Format 1 knows of a sample its path alone; commits and losses are the same.
+const OLDEST_FORMAT: u32 = 1;
 
 const SCHEMA: &str = "
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, schedule_hash TEXT NOT NULL, occurrences INTEGER NOT NULL,
     first_step INTEGER NOT NULL, steps INTEGER NOT NULL);
-CREATE TABLE samples (id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE);
+CREATE TABLE folders (id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE);
+CREATE TABLE samples (id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, folder INTEGER NOT NULL,
+    multiply TEXT NOT NULL, loss_scale REAL NOT NULL);
 CREATE TABLE commits (step INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, first_position INTEGER NOT NULL,
     positions INTEGER NOT NULL, generation INTEGER NOT NULL, gradient_hash BLOB NOT NULL, gradient_norm REAL NOT NULL,
     losses_hash BLOB NOT NULL, chain BLOB NOT NULL);
@@ -49,7 +56,7 @@ pub enum LedgerError {
         source: rusqlite::Error,
     },
     /// Written by another version.
-    #[error("{path} has ledger format {found}, this version reads {FORMAT}")]
+    #[error("{path} has ledger format {found}, this version reads {OLDEST_FORMAT} to {FORMAT}")]
     Format {
         /// The ledger's file.
         path: PathBuf,
@@ -62,6 +69,7 @@ pub enum LedgerError {
 pub(crate) struct Ledger {
     connection: Connection,
     path: PathBuf,
+    format: u32,
 }
 
 impl Ledger {
@@ -69,18 +77,28 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file cannot be created or written.
-    pub(crate) fn create(path: &Path, facts: &[(&str, &str)], samples: &[&str]) -> Result<Self, LedgerError> {
+    pub(crate) fn create<'a>(
+        path: &Path,
+        facts: &[(&str, &str)],
+        folders: &[&str],
+        samples: impl IntoIterator<Item = SampleRow<'a>>,
+    ) -> Result<Self, LedgerError> {
         let mut ledger = Self::connect(path)?;
         ledger.transact("create", |transaction| {
             transaction.execute_batch(SCHEMA)?;
             let mut insert = transaction.prepare("INSERT INTO run VALUES (?, ?)")?;
-            insert.execute(["format", FORMAT])?;
+            insert.execute(["format", &FORMAT.to_string()])?;
             for (key, value) in facts {
                 insert.execute([key, value])?;
             }
-            let mut insert = transaction.prepare("INSERT INTO samples VALUES (?, ?)")?;
-            for (id, sample) in samples.iter().enumerate() {
-                insert.execute(params![id as i64, sample])?;
+            let mut insert = transaction.prepare("INSERT INTO folders VALUES (?, ?)")?;
+            for (id, folder) in folders.iter().enumerate() {
+                insert.execute(params![id as i64, folder])?;
+            }
+            let mut insert = transaction.prepare("INSERT INTO samples VALUES (?, ?, ?, ?, ?)")?;
+            for (id, sample) in samples.into_iter().enumerate() {
+                let SampleRow { path, folder, multiply, loss_scale } = sample;
+                insert.execute(params![id as i64, path, folder, multiply.to_string(), loss_scale])?;
             }
             Ok(())
         })?;
@@ -96,10 +114,17 @@ impl Ledger {
             let source = rusqlite::Error::ToSqlConversionFailure(Box::new(error));
             return Err(LedgerError::Sqlite { action: "open", path: path.to_owned(), source });
         }
-        let ledger = Self::connect(path)?;
-        match ledger.fact("format")?.as_deref() {
-            Some(FORMAT) => Ok(ledger),
-            found => Err(LedgerError::Format { path: path.to_owned(), found: found.unwrap_or("none").to_owned() }),
+        Self::connect(path)?.with_known_format()
+    }
+
+    fn with_known_format(mut self) -> Result<Self, LedgerError> {
+        let found = self.fact("format")?.unwrap_or_else(|| "none".to_owned());
+        match found.parse() {
+            Ok(format) if (OLDEST_FORMAT..=FORMAT).contains(&format) => {
+                self.format = format;
+                Ok(self)
+            }
+            _ => Err(LedgerError::Format { path: self.path, found }),
         }
     }
 
@@ -114,7 +139,7 @@ impl Ledger {
         };
         let connection =
             open().map_err(|source| LedgerError::Sqlite { action: "open", path: path.to_owned(), source })?;
-        Ok(Self { connection, path: path.to_owned() })
+        Ok(Self { connection, path: path.to_owned(), format: FORMAT })
     }
 
     fn failed(&self, action: &'static str) -> impl Fn(rusqlite::Error) -> LedgerError + use<> {
@@ -314,21 +339,6 @@ impl Ledger {
         self.transact("write", |transaction| {
             transaction.execute("DELETE FROM checkpoints WHERE next_step = ?", [next_step as i64]).map(drop)
         })
-    }
-
-    /// Returns (step, path of the picture, unweighted loss) of every occurrence that was not skipped, in order.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub(crate) fn losses_by_path(&self) -> Result<Vec<(u64, String, f64)>, LedgerError> {
-        let read = || -> rusqlite::Result<Vec<(u64, String, f64)>> {
-            let mut query = self.connection.prepare(
-                "SELECT step, path, loss FROM losses JOIN samples ON samples.id = losses.sample
-                 WHERE skipped IS NULL ORDER BY step, position",
-            )?;
-            query.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?, row.get(2)?)))?.collect()
-        };
-        read().map_err(self.failed("read"))
     }
 
     /// Calls `visit` with every commit in order, as stored.

@@ -1,5 +1,20 @@
 //! What the ledger's rows hold, and the hashes that bind them.
 
+use ballast_common::dataset::Decimal;
+
+/// A sample of the run, with what the report needs to know of it when its picture is gone.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct SampleRow<'a> {
+    /// Relative to the data root, with `/`.
+    pub(crate) path: &'a str,
+    /// Number of its folder in the ledger's `folders` table.
+    pub(crate) folder: u32,
+    /// How often it is used per epoch, written exactly.
+    pub(crate) multiply: Decimal,
+    /// Weight of its loss.
+    pub(crate) loss_scale: f64,
+}
+
 /// A step that counts.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Commit {

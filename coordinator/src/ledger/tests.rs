@@ -1,5 +1,7 @@
 //! The ledger keeps what it is given, once, in order, and says when it was rolled back.
 
+use ballast_common::dataset::Decimal;
+
 use super::*;
 
 fn commit(step: u64) -> Commit {
@@ -24,6 +26,10 @@ fn commit(step: u64) -> Commit {
     }
 }
 
+fn samples<'a>(paths: &'a [&'a str]) -> impl Iterator<Item = SampleRow<'a>> {
+    paths.iter().map(|path| SampleRow { path, folder: 0, multiply: Decimal::parse("2.50").unwrap(), loss_scale: 0.5 })
+}
+
 fn stored(ledger: &Ledger) -> Vec<StoredCommit> {
     let mut all = vec![];
     ledger
@@ -39,7 +45,7 @@ fn stored(ledger: &Ledger) -> Vec<StoredCommit> {
 fn commits_come_back_as_written_and_survive_reopening() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger.sqlite");
-    let mut ledger = Ledger::create(&path, &[("run_id", "x")], &["a.png", "b.png"]).unwrap();
+    let mut ledger = Ledger::create(&path, &[("run_id", "x")], &["."], samples(&["a.png", "b.png"])).unwrap();
     ledger.commit(&commit(0)).unwrap();
     ledger.commit(&commit(1)).unwrap();
     drop(ledger);
@@ -53,7 +59,7 @@ fn commits_come_back_as_written_and_survive_reopening() {
 #[test]
 fn a_step_is_committed_once() {
     let folder = tempfile::tempdir().unwrap();
-    let mut ledger = Ledger::create(&folder.path().join("l"), &[], &[]).unwrap();
+    let mut ledger = Ledger::create(&folder.path().join("l"), &[], &[], []).unwrap();
     ledger.commit(&commit(0)).unwrap();
     assert!(ledger.commit(&commit(0)).is_err());
     assert_eq!(stored(&ledger).len(), 1);
@@ -62,7 +68,7 @@ fn a_step_is_committed_once() {
 #[test]
 fn a_rollback_is_recorded_and_the_chain_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let mut ledger = Ledger::create(&folder.path().join("l"), &[], &[]).unwrap();
+    let mut ledger = Ledger::create(&folder.path().join("l"), &[], &[], []).unwrap();
     for step in 0..4 {
         ledger.commit(&commit(step)).unwrap();
     }
