@@ -20,7 +20,11 @@ pub(crate) fn load(file: Option<&Path>, set: &SetArgs, flags: Flags) -> Result<R
     // A variable that is not UTF-8 cannot be one of ours.
     let environment =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Ok(RunConfig::load(file, &overrides, environment)?)
+    let (config, notes) = RunConfig::load_with_notes(file, &overrides, environment)?;
+    for note in notes {
+        crate::output::say(&format!("warning: {note}"));
+    }
+    Ok(config)
 }
 
 /// Flags that stand for keys of the config.

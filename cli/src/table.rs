@@ -6,7 +6,7 @@ use crate::plot::shortened;
 const GAP: usize = 2;
 
 /// Least width that the first column keeps before columns are left out.
-const FIRST_LEAST: usize = 16;
+const FIRST_LEAST: usize = 24;
 
 /// A column's head, and whether it may go where there is no room.
 #[derive(Debug, Clone, Copy)]
@@ -81,9 +81,9 @@ mod tests {
             wide,
             "  folder                images  share\n  subjects/a long name      12  3.5 %\n  ünder                      1      −\n"
         );
-        // Below it first the name is shortened, then the extra column goes.
-        assert_eq!(table(columns, &rows(), 34).lines().nth(1), Some("  subje…long name      12  3.5 %"));
-        assert_eq!(table(columns, &rows(), 30).lines().nth(1), Some("  subjects/a long name      12"));
+        // Below it first the extra column goes, then the name is shortened.
+        assert_eq!(table(columns, &rows(), 34).lines().nth(1), Some("  subjects/a long name      12"));
+        assert_eq!(table(columns, &rows(), 29).lines().nth(1), Some("  subjec…/a long name      12"));
         assert!(table(columns, &rows(), 20).lines().all(|line| line.chars().count() <= 20));
     }
 }

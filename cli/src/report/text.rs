@@ -8,7 +8,7 @@ use crate::table::{column, extra, table};
 
 /// Writes the report in lines of at most `width` characters, tables of folders with at most `rows`.
 pub(super) fn text(report: &RunReport, rows: usize, width: usize) -> String {
-    let mut text = head(report);
+    let mut text = head(report, width);
     if report.run.committed_steps == 0 {
         return text + "  nothing is committed yet\n";
     }
@@ -33,7 +33,7 @@ pub(super) fn text(report: &RunReport, rows: usize, width: usize) -> String {
     text
 }
 
-fn head(report: &RunReport) -> String {
+fn head(report: &RunReport, width: usize) -> String {
     let run = &report.run;
     let of = |all: Option<u64>| all.map_or_else(String::new, |all| format!(" of {all}"));
     let steps = format!("{}{} steps are committed", run.committed_steps, of(run.total_steps));
@@ -42,7 +42,8 @@ fn head(report: &RunReport) -> String {
     if run.steps_taken_back > 0 {
         let times = counted(run.rollbacks.len() as u64, "rollback");
         let steps = counted(run.steps_taken_back, "step");
-        text += &format!("  {steps} were taken back in {times}, to be computed again; only what counts is shown\n");
+        let line = format!("{steps} were taken back in {times}, to be computed again; only what counts is shown");
+        text += &wrapped(&line, width);
     }
     text
 }

@@ -16,6 +16,7 @@ mod data_root;
 mod defaults;
 mod duration;
 mod error;
+mod everydream2;
 mod keys;
 mod lr_schedule;
 mod model;
@@ -96,13 +97,27 @@ impl RunConfig {
         overrides: &[(String, String)],
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
+        Self::load_with_notes(path, overrides, environment).map(|(config, _)| config)
+    }
+
+    /// Reads the config as [`RunConfig::load`] does, and returns what should be known of its translation beside it: the keys of
+    /// an EveryDream2 `train.json` that have no equal here, or mean something else.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
+    pub fn load_with_notes(
+        path: Option<&Path>,
+        overrides: &[(String, String)],
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<String>), ConfigError> {
         let mut raw = RawConfig::default();
         if let Some(path) = path {
             raw.add_file(path);
         }
         raw.add_environment(environment);
         raw.add_overrides(overrides);
-        Self::resolve(raw)
+        let notes = raw.take_notes();
+        Ok((Self::resolve(raw)?, notes))
     }
 
     /// Reads what [`RunConfig::to_toml`] wrote, e.g. from the wire or from a run folder.

@@ -20,6 +20,8 @@ pub(super) struct RawConfig {
     sections: [Section; 12],
     values: BTreeMap<String, Located>,
     problems: Vec<Problem>,
+    /// What is no problem and should be known all the same.
+    notes: Vec<String>,
 }
 
 struct Located {
@@ -29,7 +31,7 @@ struct Located {
 
 impl Default for RawConfig {
     fn default() -> Self {
-        Self { sections: sections(), values: BTreeMap::new(), problems: Vec::new() }
+        Self { sections: sections(), values: BTreeMap::new(), problems: Vec::new(), notes: Vec::new() }
     }
 }
 
@@ -37,9 +39,7 @@ impl RawConfig {
     pub(super) fn add_file(&mut self, path: &Path) {
         let location = path.display().to_string();
         if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
-            let message = "an EveryDream2 train.json is not yet supported by this version".to_owned();
-            let hint = Some("write the settings as a TOML file".to_owned());
-            return self.problem(location, "", message, hint);
+            return super::everydream2::add_train_json(self, path);
         }
         match std::fs::read_to_string(path) {
             Ok(text) => {
@@ -105,6 +105,36 @@ impl RawConfig {
         }
     }
 
+    /// Says whether there is such a key.
+    pub(super) fn knows(&self, section: &str, key: &str) -> bool {
+        self.sections.iter().any(|known| known.name == section && known.keys.contains(&key))
+    }
+
+    /// Returns the value of a key whose value is text.
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        self.values.get(key)?.value.as_str()
+    }
+
+    /// Takes a value away.
+    pub(super) fn remove(&mut self, key: &str) {
+        self.values.remove(key);
+    }
+
+    /// Adds a problem of a file that is read elsewhere.
+    pub(super) fn add_problem(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
+    /// Adds what should be known of a config that is good.
+    pub(super) fn add_note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    /// Takes the notes out.
+    pub(super) fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
     /// Returns the values as one table, ready for [`super::RunConfig`].
     pub(super) fn table(&self) -> toml::Table {
         let mut table = toml::Table::new();
@@ -143,7 +173,15 @@ impl RawConfig {
         self.add(section, key, value, location, None);
     }
 
-    fn add(&mut self, section: &str, key: &str, value: toml::Value, location: String, folder: Option<&Path>) {
+    /// Adds a value of a file, or notes why it does not fit its key.
+    pub(super) fn add(
+        &mut self,
+        section: &str,
+        key: &str,
+        value: toml::Value,
+        location: String,
+        folder: Option<&Path>,
+    ) {
         let Some(known) = self.section(section, key, &location) else { return };
         let name = format!("{section}.{key}");
         if let Err(message) = (known.accepts)(key, &value) {

@@ -172,8 +172,6 @@ fn broken_files_are_named() {
     assert!(complaint("[run]\nseed = = 1\n").contains("config.toml:2: not valid TOML"));
     let error = RunConfig::load(Some(Path::new("/nowhere/train.toml")), &[], NO_ENV).unwrap_err();
     assert!(error.to_string().contains("/nowhere/train.toml: cannot read the config"));
-    let error = RunConfig::load(Some(Path::new("train.json")), &[], NO_ENV).unwrap_err();
-    assert!(error.to_string().contains("not yet supported"));
 }
 
 #[test]
