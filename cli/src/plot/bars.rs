@@ -81,7 +81,7 @@ const COLUMNS_MAX: u64 = 40;
 /// Draws a column per number: how many there are of each. `counts` are (number, how many), in order.
 pub(crate) fn columns(titles: &Titles, counts: &[(u64, u64)]) -> String {
     const HEIGHT: f64 = 400.0;
-    const LEFT: f64 = 70.0;
+    const LEFT: f64 = 80.0;
     const FLOOR: f64 = HEIGHT - 50.0;
     let (first, last) = (counts.first().map_or(0, |count| count.0), counts.last().map_or(0, |count| count.0));
     let per_column = (last - first + 1).div_ceil(COLUMNS_MAX);

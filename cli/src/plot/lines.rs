@@ -19,6 +19,9 @@ const NAME_MAX: usize = 30;
 /// Grey of the lines that have no colour of their own.
 const OTHERS: &str = "#c4c4c4";
 
+/// Paler still, where they are so many that they would cover the sheet.
+const CROWD: &str = "#e6e6e6";
+
 /// A line: its name and its (place, mean, half the band's width).
 pub(crate) struct Series {
     pub(crate) name: String,
@@ -57,7 +60,7 @@ impl LineChart<'_> {
             svg.dot(frame.place(*step as f64, *value), 1.4, "#999", 0.35);
         }
         for series in self.series[coloured..].iter().rev() {
-            svg.polyline(&frame.line(series), OTHERS, 1.0);
+            svg.polyline(&frame.line(series), if others > 30 { CROWD } else { OTHERS }, 1.0);
         }
         for (series, colour) in self.series[..coloured].iter().zip(COLOURS).rev() {
             svg.area(&frame.band(series), colour, 0.13);
