@@ -1,6 +1,7 @@
 //! The `ballast` binary, as a table of contents: each command is one file that loads the config, calls a crate, and
 //! says how it went.
 
+mod balance;
 mod config_args;
 mod coordinator;
 mod devices;
@@ -57,6 +58,7 @@ enum Command {
     Coordinator(coordinator::Args),
     Worker(worker::Args),
     Plan(plan::Args),
+    Balance(balance::Args),
     Verify(verify::Args),
     Report(report::Args),
     Sample(sample::Args),
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         Command::Coordinator(args) => coordinator::run(args, output),
         Command::Worker(args) => worker::run(args, output),
         Command::Plan(args) => plan::run(args, output),
+        Command::Balance(args) => balance::run(args, output),
         Command::Verify(args) => verify::run(args, output),
         Command::Report(args) => report::run(args, output),
         Command::Sample(args) => sample::run(args, output),

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write as _};
 
 use anyhow::Context as _;
+use ballast_common::schedule::TextOptions;
 
 use crate::failure::Failure;
 
@@ -20,4 +21,11 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// Writes a message to standard error. A closed terminal must not end a run of days.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Returns how a report is laid out: as wide as the terminal is, or as `COLUMNS` says; else names are never cut.
+pub(crate) fn text_options(all: bool) -> TextOptions {
+    let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let is_wide = || terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+    TextOptions { width: asked.or_else(is_wide), all }
 }

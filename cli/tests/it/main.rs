@@ -1,5 +1,6 @@
 //! The `ballast` program as a person meets it: real processes on loopback, a tiny model, a handful of tiny pictures.
 
+mod balance;
 mod by_hand;
 mod disk;
 mod interrupts;

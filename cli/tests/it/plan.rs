@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, copy_folder};
+use crate::process::Running;
 
 fn plan(lab: &Lab, args: &[&str]) -> Value {
     let finished = lab.run(&[&["plan", "config.toml", "--format", "json"], args].concat()).expect(0);
@@ -61,6 +62,94 @@ fn a_folder_can_be_planned_without_a_config() {
     let lab = Lab::without_model();
     let finished = lab.run(&["plan", "--data", "data"]).expect(0);
     assert!(finished.stdout.contains("boats") && finished.stdout.contains("2.5"), "{}", finished.stdout);
+}
+
+#[test]
+fn the_report_says_what_to_think_about() {
+    let lab = Lab::without_model();
+    lab.write("data/rare/multiply.txt", "0.001");
+    std::fs::copy(lab.path("data/cats/picture_1.png"), lab.path("data/rare/one.png")).unwrap();
+    lab.write("data/cats/broken.png", "this is no picture");
+    let plan = plan(&lab, &[]);
+    let epoch = &plan["epochs"][0];
+    assert_eq!(plan["run"]["epochs"], 4);
+    assert_eq!(folder(epoch, "keep")["repeats_per_image"], 0.4);
+    assert_eq!(plan["dataset"]["skipped"][0]["path"], "cats/broken.png");
+    let entries = |bucket: &Value| bucket["occurrences"].as_u64().unwrap() + bucket["padded"].as_u64().unwrap();
+    let buckets = epoch["buckets"].as_array().unwrap();
+    assert!(
+        buckets.iter().all(|bucket| entries(bucket) == 2 * bucket["micro_batches"].as_u64().unwrap()),
+        "{buckets:?}"
+    );
+    let kinds: Vec<(&str, &str)> = plan["advice"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|advice| (advice["kind"].as_str().unwrap(), advice["place"].as_str().unwrap()))
+        .collect();
+    assert!(kinds.contains(&("never_used", "rare")) && kinds.contains(&("rarely_used", "keep")), "{kinds:?}");
+    let text = lab.run(&["plan", "config.toml", "--epochs", "4"]).expect(0).stdout;
+    for part in
+        ["epochs 0–3, each", "worth a thought", "rare: none of its 1 image comes up", "12–13", "cats/broken.png: "]
+    {
+        assert!(text.contains(part), "no `{part}` in:\n{text}");
+    }
+}
+
+#[test]
+fn tables_fit_the_screen() {
+    let lab = Lab::without_model();
+    let long = "data/characters/その他の長い名前のフォルダ/a name that somebody was never able to remember";
+    std::fs::create_dir_all(lab.path(long)).unwrap();
+    std::fs::copy(lab.path("data/cats/picture_1.png"), lab.path(long).join("one.png")).unwrap();
+    let mut command = lab.ballast(&["plan", "config.toml"]);
+    let text = Running::start(command.env("COLUMNS", "80")).finish().expect(0).stdout;
+    let table: Vec<&str> = text.lines().filter(|line| line.contains(" %")).collect();
+    assert!(table.iter().all(|line| line.chars().count() <= 80) && text.contains("remember "), "{text}");
+}
+
+#[test]
+fn two_folders_are_compared() {
+    let lab = Lab::without_model();
+    let same = lab.run(&["plan", "data", "data"]).expect(0).stdout;
+    assert!(same.contains("No difference"), "{same}");
+    lab.write(
+        "other.toml",
+        std::fs::read_to_string(lab.path("config.toml")).unwrap().replace("seed = 11", "seed = 12"),
+    );
+    lab.write("other.toml", std::fs::read_to_string(lab.path("other.toml")).unwrap().replace("\"data\"", "\"data2\""));
+    copy_folder(&lab.path("data"), &lab.path("data2"));
+    lab.write("data2/boats/multiply.txt", "3");
+    lab.write("data2/cats/picture_0.txt", "a cat awake");
+    std::fs::rename(lab.path("data2/keep"), lab.path("data2/kept")).unwrap();
+    let compared = lab.run(&["plan", "config.toml", "other.toml", "--format", "json"]).expect(0).stdout;
+    let compared: Value = serde_json::from_str(&compared).unwrap();
+    assert!(compared["a"]["epochs"].is_array() && compared["b"]["dataset"]["fingerprint"].is_string());
+    let changes = &compared["changes"];
+    assert_eq!((&changes["identical"], &changes["same_schedule"]), (&false.into(), &false.into()));
+    assert_eq!(changes["settings"], serde_json::json!([{ "key": "run.seed", "a": "11", "b": "12" }]));
+    let kinds: Vec<(&str, &str)> = changes["folders"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|folder| (folder["path"].as_str().unwrap(), folder["change"].as_str().unwrap()))
+        .collect();
+    assert_eq!(kinds, [("boats", "changed"), ("cats", "moved"), ("keep", "removed"), ("kept", "added")]);
+    assert_eq!(changes["changed_images"][0]["caption"]["b"], "a cat awake");
+    let text = lab.run(&["plan", "config.toml", "other.toml"]).expect(0).stdout;
+    for part in [
+        "run.seed: 11 → 12",
+        "2.5 → 3",
+        "kept",
+        "images only in b (10)",
+        "a sleeping cat, grey",
+        "other data, another schedule",
+    ] {
+        assert!(text.contains(part), "no `{part}` in:\n{text}");
+    }
+    lab.run(&["plan", "data", "data2", "--data", "data"]).expect(2).says(&["--data"]);
+    lab.run(&["plan", "data", "--data", "data2"]).expect(2).says(&["ballast plan A B"]);
+    lab.run(&["plan", "data", "absent"]).expect(2).says(&["absent"]);
 }
 
 fn folder<'a>(epoch: &'a Value, path: &str) -> &'a Value {

@@ -12,19 +12,23 @@ mod counts;
 mod deck;
 mod doubles;
 mod epoch;
+mod goal;
 mod ids;
 mod numbers;
 mod order;
 mod places;
 mod report;
-mod report_text;
 mod roster;
 mod run;
 mod threads;
 mod write;
 
 pub use epoch::{EpochSchedule, Occurrence, SlotPlan, SlotRef, StepPlan};
-pub use report::{BucketReport, DatasetSummary, EpochReport, FolderReport, PlanReport, SampleReport};
+pub use goal::{BalanceReport, BalanceRow, BeforeAfter, EpochSize, Goal, GoalError, Proposal, Weigh};
+pub use report::{
+    Advice, AdviceKind, BucketReport, Changes, DatasetSummary, DuplicateReport, EpochReport, Epochs, FolderReport,
+    PlanReport, Planned, RunReport, SampleReport, SkippedImage, TextOptions,
+};
 pub use roster::{Roster, RosterBuilder, RosterError, RosterSample};
 pub use run::RunSchedule;
 

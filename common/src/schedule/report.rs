@@ -1,27 +1,45 @@
-//! The balance table: what each folder gets, before anything is trained. As numbers for programs; `report_text` is for people.
+//! The balance report: what each folder and bucket gets, before anything is trained. As numbers for programs; `text` is for
+//! people, `advice` says what of it is worth a thought, `changes` compares two of them.
+
+mod advice;
+mod changes;
+mod changes_text;
+mod epoch;
+mod table;
+mod text;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{EpochSchedule, ScheduleOptions};
+pub use advice::{Advice, AdviceKind};
+pub use changes::{Changes, Planned};
+pub use epoch::{BucketReport, EpochReport, FolderReport};
+pub(super) use table::{Short, Table, grouped, percent, plural, repeats};
+pub use text::TextOptions;
+
+use super::{EpochSchedule, Roster, RunSchedule, ScheduleOptions};
 use crate::config::DataConfig;
-use crate::dataset::{Bucket, Dataset, Decimal};
+use crate::dataset::{Dataset, Decimal, Sample};
 
 /// What `ballast plan` says.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PlanReport {
     /// What lies in the data root.
     pub dataset: DatasetSummary,
-    /// What each epoch uses of it.
+    /// The run as a whole.
+    pub run: RunReport,
+    /// What each of the epochs that were asked for uses of the data.
     pub epochs: Vec<EpochReport>,
+    /// What of all this is worth a thought.
+    pub advice: Vec<Advice>,
     /// Every sample, when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub samples: Option<Vec<SampleReport>>,
 }
 
 /// What lies in the data root.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DatasetSummary {
     /// Hash of all that was found.
     pub fingerprint: String,
@@ -29,70 +47,55 @@ pub struct DatasetSummary {
     pub images: u64,
     /// Everything that was ignored, skipped or looks like a mistake.
     pub warnings: Vec<String>,
+    /// Images that cannot be used.
+    pub skipped: Vec<SkippedImage>,
+    /// Images that are enlarged to fill their bucket.
+    pub upscaled: Vec<String>,
+    /// Pictures that are there under several names. None when nobody looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplicates: Option<Vec<DuplicateReport>>,
     /// Every file beside the images that was applied, with its value.
     #[serde(skip)]
     pub applied_files: Vec<String>,
-    /// Names of images that are enlarged.
-    #[serde(skip)]
-    pub upscaled: Vec<String>,
 }
 
-/// What an epoch uses.
-#[derive(Debug, Clone, Serialize)]
-pub struct EpochReport {
-    /// Number of the epoch, from 0.
-    pub epoch: u64,
-    /// Scheduled uses of images.
-    pub occurrences: u64,
-    /// Optimizer steps.
-    pub steps: u64,
-    /// Micro-batches, padded ones included.
-    pub micro_batches: u64,
-    /// Entries of weight 0 in micro-batches that are not full.
-    pub padded: u64,
-    /// Hash of the schedule.
-    pub schedule_hash: String,
-    /// The balance.
-    pub folders: Vec<FolderReport>,
-    /// Uses and padding per bucket.
-    #[serde(skip)]
-    pub buckets: Vec<BucketReport>,
-}
-
-/// A folder's part of an epoch.
-#[derive(Debug, Clone, Serialize)]
-pub struct FolderReport {
-    /// Relative to the data root; `.` for the root itself.
+/// An image that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SkippedImage {
+    /// Relative to the data root.
     pub path: String,
-    /// How many usable images it has.
-    pub images: u64,
-    /// Its multiplier.
-    pub multiply: Decimal,
-    /// The weight of its images' losses.
-    pub loss_scale: f64,
-    /// How often its images are used in this epoch, all together.
-    pub scheduled: u64,
-    /// Its part of all uses.
-    pub share: f64,
-    /// Its part of all uses × loss scale. Of a negative scale negative; the sizes add up to 1.
-    pub effective_share: f64,
+    /// Why.
+    pub reason: String,
 }
 
-/// A bucket's part of an epoch.
-#[derive(Debug, Clone)]
-pub struct BucketReport {
-    /// The size.
-    pub bucket: Bucket,
-    /// Uses of images.
+/// A picture that is there under several names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DuplicateReport {
+    /// Images whose files are the same, relative to the data root.
+    pub paths: Vec<String>,
+    /// Whether they lie in more than one folder, so that the picture weighs in each.
+    pub folders_differ: bool,
+    /// Whether they are trained under more than one caption.
+    pub captions_differ: bool,
+}
+
+/// The run as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunReport {
+    /// How many epochs it has.
+    pub epochs: u64,
+    /// Optimizer steps of all of them.
+    pub steps: u64,
+    /// Occurrences of all of them.
     pub occurrences: u64,
-    /// Micro-batches.
-    pub micro_batches: u64,
-    /// Entries of weight 0.
-    pub padded: u64,
+    /// Entries of a micro-batch.
+    pub micro_batch_size: u32,
+    /// Micro-batches of a step.
+    pub slots: u32,
 }
 
 /// A sample and its settings.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SampleReport {
     /// Relative to the data root.
     pub path: String,
@@ -110,42 +113,72 @@ pub struct SampleReport {
     pub bucket: [u32; 2],
 }
 
+/// Which epochs a report is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epochs {
+    /// How many are counted out, from the first.
+    pub shown: u64,
+    /// How many the run has.
+    pub run: u64,
+}
+
 impl PlanReport {
-    /// Plans the first `epochs` epochs. `visit` sees each schedule before it is dropped.
+    /// Plans a run. `visit` sees each of the schedules that are shown before it is dropped.
     ///
     /// # Errors
     /// The first one that `visit` returns.
     pub fn compute<E>(
         dataset: &Dataset,
         options: &ScheduleOptions,
-        epochs: u64,
+        epochs: Epochs,
         mut visit: impl FnMut(&EpochSchedule) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let mut report = Self { dataset: DatasetSummary::new(dataset), epochs: Vec::new(), samples: None };
-        for epoch in 0..epochs {
-            let schedule = EpochSchedule::compute(dataset, options, epoch);
+        let roster = Roster::of(dataset);
+        let run = RunSchedule::of(&roster, options, epochs.run);
+        let groups = groups(dataset);
+        let mut shown = Vec::new();
+        for epoch in 0..epochs.shown {
+            let schedule = EpochSchedule::of(&roster, options, epoch);
             visit(&schedule)?;
-            report.epochs.push(EpochReport::new(dataset, &schedule));
+            shown.push(EpochReport::new(dataset, &schedule).with_repeats(dataset, &groups, epochs.run));
         }
-        Ok(report)
+        let report = RunReport {
+            epochs: epochs.run,
+            steps: run.steps(),
+            occurrences: groups.iter().map(|group| group.uses(epochs.run)).sum(),
+            micro_batch_size: options.micro_batch_size,
+            slots: options.slots,
+        };
+        let advice = advice::advice(dataset, &groups, options, &run, &shown);
+        Ok(Self { dataset: DatasetSummary::new(dataset), run: report, epochs: shown, advice, samples: None })
     }
 
     /// Adds every sample, with the run's chances where it has none of its own.
     pub fn with_samples(mut self, dataset: &Dataset, config: &DataConfig) -> Self {
-        let report = |sample: &crate::dataset::Sample| {
-            let bucket = dataset.bucket_of(sample);
-            SampleReport {
-                path: sample.path.clone(),
-                caption: sample.caption.text(),
-                multiply: sample.multiply,
-                loss_scale: sample.loss_scale,
-                cond_dropout: sample.cond_dropout.unwrap_or(config.cond_dropout),
-                flip_p: sample.flip_p.unwrap_or(config.flip_p),
-                bucket: [bucket.width, bucket.height],
-            }
-        };
-        self.samples = Some(dataset.samples.iter().map(report).collect());
+        self.samples = Some(dataset.samples.iter().map(|sample| SampleReport::new(dataset, sample, config)).collect());
         self
+    }
+}
+
+impl PlanReport {
+    /// Adds the pictures that are there under several names: each a list of samples whose files are the same.
+    pub fn with_duplicates(mut self, dataset: &Dataset, found: impl IntoIterator<Item = Vec<usize>>) -> Self {
+        let duplicates: Vec<DuplicateReport> =
+            found.into_iter().map(|samples| DuplicateReport::new(dataset, &samples)).collect();
+        self.advice.extend(advice::of_duplicates(&duplicates));
+        self.dataset.duplicates = Some(duplicates);
+        self
+    }
+}
+
+impl DuplicateReport {
+    fn new(dataset: &Dataset, samples: &[usize]) -> Self {
+        let samples: Vec<&Sample> = samples.iter().map(|&sample| &dataset.samples[sample]).collect();
+        Self {
+            paths: samples.iter().map(|sample| sample.path.clone()).collect(),
+            folders_differ: samples.iter().any(|sample| sample.folder != samples[0].folder),
+            captions_differ: samples.iter().any(|sample| sample.caption != samples[0].caption),
+        }
     }
 }
 
@@ -155,51 +188,67 @@ impl DatasetSummary {
             fingerprint: dataset.fingerprint.clone(),
             images: dataset.samples.len() as u64,
             warnings: dataset.warnings.clone(),
-            applied_files: dataset.applied_files.iter().map(|file| format!("{}: {}", file.path, file.value)).collect(),
+            skipped: dataset.warnings.iter().filter_map(|warning| SkippedImage::from_warning(warning)).collect(),
             upscaled: dataset.upscaled().map(|sample| sample.path.clone()).collect(),
+            duplicates: None,
+            applied_files: dataset.applied_files.iter().map(|file| format!("{}: {}", file.path, file.value)).collect(),
         }
     }
 }
 
-impl EpochReport {
-    /// Counts what an epoch's schedule gives to each folder and bucket.
-    pub fn new(dataset: &Dataset, schedule: &EpochSchedule) -> Self {
-        let mut scheduled = vec![0u64; dataset.folders.len()];
-        let mut weights = vec![0f64; dataset.folders.len()];
-        let mut buckets: BTreeMap<Bucket, BucketReport> = BTreeMap::new();
-        schedule.for_each_slot(|slot| {
-            let empty = BucketReport { bucket: slot.bucket, occurrences: 0, micro_batches: 0, padded: 0 };
-            let report = buckets.entry(slot.bucket).or_insert(empty);
-            report.occurrences += slot.occurrences.len() as u64;
-            report.micro_batches += 1;
-            report.padded += u64::from(schedule.micro_batch_size()) - slot.occurrences.len() as u64;
-            for occurrence in slot.occurrences {
-                let sample = &dataset.samples[occurrence.sample as usize];
-                scheduled[sample.folder as usize] += 1;
-                weights[sample.folder as usize] += sample.loss_scale;
-            }
-        });
-        let total_weight: f64 = weights.iter().map(|weight| weight.abs()).sum();
-        let part = |of: f64, total: f64| if total == 0.0 { 0.0 } else { of / total };
-        let folders =
-            dataset.folders.iter().zip(scheduled).zip(weights).map(|((folder, scheduled), weight)| FolderReport {
-                path: folder.path.clone(),
-                images: folder.images,
-                multiply: folder.multiply,
-                loss_scale: folder.loss_scale,
-                scheduled,
-                share: part(scheduled as f64, schedule.occurrences() as f64),
-                effective_share: part(weight, total_weight),
-            });
+impl SkippedImage {
+    /// The dataset keeps no list of what it skipped beside its warnings, which all say it in the same words.
+    fn from_warning(warning: &str) -> Option<Self> {
+        let (path, reason) = warning.split_once(" was skipped: ")?;
+        Some(Self { path: path.to_owned(), reason: reason.to_owned() })
+    }
+}
+
+impl SampleReport {
+    fn new(dataset: &Dataset, sample: &Sample, config: &DataConfig) -> Self {
+        let bucket = dataset.bucket_of(sample);
         Self {
-            epoch: schedule.epoch(),
-            occurrences: schedule.occurrences(),
-            steps: schedule.steps(),
-            micro_batches: schedule.micro_batches(),
-            padded: schedule.padded(),
-            schedule_hash: schedule.hash(),
-            folders: folders.collect(),
-            buckets: buckets.into_values().collect(),
+            path: sample.path.clone(),
+            caption: caption_text(sample),
+            multiply: sample.multiply,
+            loss_scale: sample.loss_scale,
+            cond_dropout: sample.cond_dropout.unwrap_or(config.cond_dropout),
+            flip_p: sample.flip_p.unwrap_or(config.flip_p),
+            bucket: [bucket.width, bucket.height],
         }
     }
 }
+
+/// Returns the caption as a person reads it.
+fn caption_text(sample: &Sample) -> String {
+    sample.caption.text()
+}
+
+/// The images of one folder that have one multiplier: what counts are made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Group {
+    folder: u32,
+    multiply: Decimal,
+    images: u64,
+}
+
+impl Group {
+    /// Returns how often its images are used in the first `epochs` epochs, all together.
+    fn uses(&self, epochs: u64) -> u64 {
+        let all = u128::from(self.images) * u128::from(epochs);
+        let uses = all * u128::from(self.multiply.whole()) + self.multiply.fraction_of(all);
+        u64::try_from(uses).unwrap_or(u64::MAX)
+    }
+}
+
+fn groups(dataset: &Dataset) -> Vec<Group> {
+    let mut images: BTreeMap<(u32, Decimal), u64> = BTreeMap::new();
+    for sample in &dataset.samples {
+        *images.entry((sample.folder, sample.multiply)).or_default() += 1;
+    }
+    let group = |((folder, multiply), images)| Group { folder, multiply, images };
+    images.into_iter().map(group).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -16,15 +16,15 @@ use crate::dataset::{Dataset, Decimal, Folder, Sample, buckets, nearest_bucket};
 
 /// A folder of a made-up dataset.
 #[derive(Debug, Clone)]
-struct MadeUp {
-    images: u64,
-    multiply: String,
+pub(super) struct MadeUp {
+    pub(super) images: u64,
+    pub(super) multiply: String,
     /// Sizes of the images, in turn.
-    sizes: Vec<(u32, u32)>,
+    pub(super) sizes: Vec<(u32, u32)>,
 }
 
 /// Makes a dataset of square images: (path, images, multiplier) per folder.
-fn squares(folders: &[(&str, u64, &str)]) -> Dataset {
+pub(super) fn squares(folders: &[(&str, u64, &str)]) -> Dataset {
     let folders = folders.iter().map(|(path, images, multiply)| {
         let folder = MadeUp { images: *images, multiply: (*multiply).to_owned(), sizes: vec![(512, 512)] };
         ((*path).to_owned(), folder)
@@ -32,7 +32,7 @@ fn squares(folders: &[(&str, u64, &str)]) -> Dataset {
     dataset(folders.collect())
 }
 
-fn dataset(made_up: BTreeMap<String, MadeUp>) -> Dataset {
+pub(super) fn dataset(made_up: BTreeMap<String, MadeUp>) -> Dataset {
     let buckets = buckets(512, 4.0);
     let (mut samples, mut folders) = (Vec::new(), Vec::new());
     for (path, folder) in made_up {
@@ -62,7 +62,13 @@ fn dataset(made_up: BTreeMap<String, MadeUp>) -> Dataset {
     Dataset { roots, samples, folders, buckets, warnings, applied_files, fingerprint }
 }
 
-fn options(micro_batch_size: u32, slots: u32) -> ScheduleOptions {
+pub(super) fn small() -> Dataset {
+    let sizes = vec![(512, 512), (450, 570), (900, 400)];
+    let folder = |images, multiply: &str| MadeUp { images, multiply: multiply.to_owned(), sizes: sizes.clone() };
+    dataset(BTreeMap::from([("cats".to_owned(), folder(5, "1.5")), ("dogs".to_owned(), folder(3, "0.4"))]))
+}
+
+pub(super) fn options(micro_batch_size: u32, slots: u32) -> ScheduleOptions {
     ScheduleOptions { seed: 555, micro_batch_size, slots, remainder: Remainder::Deck }
 }
 
@@ -101,7 +107,7 @@ fn any_folder() -> impl Strategy<Value = MadeUp> {
     (1u64..30, any_multiply(), sizes).prop_map(|(images, multiply, sizes)| MadeUp { images, multiply, sizes })
 }
 
-fn any_dataset() -> impl Strategy<Value = Dataset> {
+pub(super) fn any_dataset() -> impl Strategy<Value = Dataset> {
     prop::collection::btree_map("[a-d](/[a-d])?", any_folder(), 1..5).prop_map(dataset)
 }
 
