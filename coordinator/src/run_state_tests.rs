@@ -1,6 +1,6 @@
 //! The core is driven by a small simulated world: workers that load, vote, apply, do milestones, and die.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 

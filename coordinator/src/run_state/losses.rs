@@ -1,0 +1,78 @@
+//! The worker set changes: somebody is lost, the generation ends, the survivors go on.
+
+use std::time::Duration;
+
+use super::{Action, Ending, Phase, RunState};
+use crate::membership::WorkerId;
+
+impl RunState {
+    pub(super) fn on_tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        for worker in self.membership.expired(now, self.config.lease) {
+            let reason = format!("silent for more than {} s", self.config.lease.as_secs_f64());
+            self.lose(worker, reason, actions);
+        }
+        self.try_start(now, actions);
+    }
+
+    pub(super) fn evict(&mut self, worker: WorkerId, reason: String, actions: &mut Vec<Action>) {
+        let rank = self.group.iter().position(|member| *member == worker).map(|rank| rank as u32);
+        self.membership.remove(worker);
+        actions.push(Action::Evict { worker, rank, reason });
+    }
+
+    /// A worker is gone: its slots go to the survivors.
+    pub(super) fn lose(&mut self, worker: WorkerId, reason: String, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Ended || self.membership.get(worker).is_none() {
+            return;
+        }
+        self.evict(worker, reason.clone(), actions);
+        if !self.group.contains(&worker) {
+            return;
+        }
+        self.group.retain(|member| *member != worker);
+        let reason = format!("worker {worker} was lost: {reason}");
+        match self.phase {
+            // The ledger decides: the survivors apply what it holds, then regroup.
+            Phase::Committing { .. } => self.lost_in_commit.push(reason),
+            Phase::Stepping { .. } | Phase::Closing => self.regroup(&reason, actions),
+            Phase::Gathering { .. } | Phase::Ended => {}
+        }
+    }
+
+    /// Ends the generation and deals the step in hand anew to the workers of the group that are left.
+    pub(super) fn regroup(&mut self, reason: &str, actions: &mut Vec<Action>) {
+        if self.group.is_empty() {
+            self.fail_without_workers(reason, actions);
+            return;
+        }
+        self.form_group_of_survivors(reason, actions);
+        if self.phase == Phase::Closing {
+            self.try_finish(actions);
+        } else {
+            self.advance(actions);
+        }
+    }
+
+    pub(super) fn form_group(&mut self, workers: Vec<WorkerId>, actions: &mut Vec<Action>) {
+        self.generation += 1;
+        self.group = workers;
+        self.planned = self.next_step;
+        actions.push(Action::Group { generation: self.generation, workers: self.group.clone() });
+    }
+
+    pub(super) fn form_group_of_survivors(&mut self, reason: &str, actions: &mut Vec<Action>) {
+        let workers = std::mem::take(&mut self.group);
+        actions.push(Action::Abort {
+            generation: self.generation,
+            reason: reason.to_owned(),
+            workers: workers.clone(),
+        });
+        self.form_group(workers, actions);
+        self.repeat_milestones(actions);
+    }
+
+    pub(super) fn fail_without_workers(&mut self, reason: &str, actions: &mut Vec<Action>) {
+        let reason = format!("no worker is left after {} steps ({reason})", self.next_step);
+        self.end(Ending::Failed { reason }, actions);
+    }
+}
