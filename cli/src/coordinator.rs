@@ -25,10 +25,10 @@ pub(crate) struct Args {
     /// Allows an address that other machines can reach, without encryption and without proof of who joins.
     #[arg(long, help_heading = "Network")]
     insecure: bool,
-    /// Waits for so many workers before the first step [default: 1].
+    /// Waits for so many workers before the first step; more may join later [default: 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Workers")]
     workers: Option<u32>,
-    /// Starts with so many once `cluster.join_timeout` is over, and goes on with so many when others are lost.
+    /// Starts with so many once `cluster.join_timeout` is over.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Workers")]
     min_workers: Option<u32>,
     #[command(flatten)]

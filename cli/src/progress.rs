@@ -47,7 +47,7 @@ impl Progress {
 
     /// Takes note of where local workers log.
     pub(crate) fn note_logs(&mut self, logs: HashMap<u32, PathBuf>) {
-        self.logs = logs;
+        self.logs.extend(logs);
     }
 
     /// Returns a writer for log lines that keeps clear of the live line.
@@ -77,12 +77,12 @@ impl Progress {
     pub(crate) fn show(&mut self, event: &RunEvent) {
         match event {
             RunEvent::WorkerJoined { worker_id, host, device, process_id } => {
-                self.worker_count += 1;
                 // Numbers go by who joins first, so the log of a local worker is named here.
                 let log = self.logs.get(process_id).map_or_else(String::new, |log| format!(", log {}", shown(log)));
                 self.say(&format!("worker {worker_id} joined: {device} on {host}, process {process_id}{log}"));
             }
-            RunEvent::WorkerLost { .. } => self.worker_count = self.worker_count.saturating_sub(1),
+            // Who computes is said when they begin to.
+            RunEvent::WorkerLost { .. } | RunEvent::Over => {}
             RunEvent::Started { world_size, next_step, stop_step, .. } => {
                 self.worker_count = u64::from(*world_size);
                 self.last_step = next_step.checked_sub(1);

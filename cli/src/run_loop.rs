@@ -1,5 +1,6 @@
 //! A run under way: the coordinator's events shown, signals obeyed, local workers watched.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +31,14 @@ pub(crate) enum RunEnd {
     StoppedAtOnce,
 }
 
+/// How far a run has come, for what the end of a worker means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RunProgress {
+    BeforeStart,
+    Running,
+    Over,
+}
+
 /// Runs the coordinator until the run ends, with the workers that were started beside it, if any.
 pub(crate) async fn drive(
     listener: TcpListener,
@@ -47,13 +56,19 @@ pub(crate) async fn drive(
     // A task of its own, so that a terminal that does not take its lines holds nothing up.
     let mut serve = JoinSet::new();
     serve.spawn(ballast_coordinator::serve(listener, run, worker_count, event_sender, stop));
-    let mut started = false;
+    let mut state = RunProgress::BeforeStart;
+    let mut joined = HashSet::new();
     let outcome = loop {
         tokio::select! {
             // What happened before the end is shown before the end.
             biased;
             Some(event) = events.recv() => {
-                started |= matches!(event, RunEvent::Started { .. });
+                match &event {
+                    RunEvent::Started { .. } => state = RunProgress::Running,
+                    RunEvent::Over => state = RunProgress::Over,
+                    RunEvent::WorkerJoined { process_id, .. } => drop(joined.insert(*process_id)),
+                    _ => {}
+                }
                 progress.show(&event);
             }
             Some(outcome) = serve.join_next() => break outcome.expect(DRIVER)?,
@@ -61,14 +76,20 @@ pub(crate) async fn drive(
                 if stop_sender.send_replace(true) {
                     return Ok(RunEnd::StoppedAtOnce);
                 }
-                progress.insist(&stop_message(started, progress.current_step()));
+                progress.insist(&stop_message(state == RunProgress::Running, progress.current_step()));
             }
             Some(event) = next_worker_event(&mut workers) => match event {
                 WorkerEvent::Warning(warning) => progress.insist(&format!("warning: {warning}")),
                 WorkerEvent::Exit(exit) => {
-                    worker_ended(&exit, started, *stop_sender.borrow(), progress)?;
-                    if workers.as_ref().is_some_and(WorkerProcesses::is_empty) {
+                    let stopping = *stop_sender.borrow();
+                    worker_ended(&exit, state, stopping, progress)?;
+                    let workers = workers.as_mut().expect("one of them has just ended");
+                    if workers.is_empty() {
                         break finish_without_workers(&mut serve).await?;
+                    }
+                    if state == RunProgress::Running && !stopping && !exit.status.success() {
+                        progress.insist(&workers.restart(exit.number)?);
+                        progress.note_logs(workers.logs());
                     }
                 }
             },
@@ -78,6 +99,7 @@ pub(crate) async fn drive(
         progress.show(&event);
     }
     if let Some(workers) = &mut workers {
+        workers.end_strangers(&joined);
         // Whoever has not left by then is killed when `workers` is dropped.
         let all_gone = async { while workers.next().await.is_some() {} };
         let _ = tokio::time::timeout(PARTING_TIMEOUT, all_gone).await;
@@ -102,12 +124,13 @@ async fn next_worker_event(workers: &mut Option<WorkerProcesses>) -> Option<Work
 
 /// Decides what the end of a worker means: nothing when the run is over or being stopped before it began, an error when it
 /// could not start, else a warning, since the others go on.
-fn worker_ended(exit: &WorkerExit, started: bool, stopping: bool, progress: &Progress) -> Result<(), Failure> {
-    if exit.status.success() || stopping && !started {
+fn worker_ended(exit: &WorkerExit, state: RunProgress, stopping: bool, progress: &Progress) -> Result<(), Failure> {
+    let before_start = state == RunProgress::BeforeStart;
+    if exit.status.success() || stopping && before_start {
         return Ok(());
     }
     let (reason, hint) = exit.reason();
-    if !started {
+    if before_start {
         let failure = Failure::failed(format_args!("worker {} could not start: {reason}", exit.number));
         return Err(failure.hint(hint.unwrap_or_else(|| format!("its log is {}", exit.log.display()))));
     }

@@ -80,15 +80,16 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
         if let Some(exit_code) = session.end_if_complete(&run)? {
             return Ok(exit_code);
         }
-        let workers = WorkerProcesses::start(&WorkerSettings {
+        let worker_count = devices.len() as u32;
+        let workers = WorkerProcesses::start(WorkerSettings {
             coordinator: listener.local_addr().context("cannot read the coordinator's own address")?,
-            devices: &devices,
             threads: threads_per_worker(devices.len()),
-            run_folder: &session.run_folder,
+            devices,
+            run_folder: session.run_folder.clone(),
             verbosity: output.verbosity(),
-            telemetry: &session.config.telemetry,
+            telemetry: session.config.telemetry.clone(),
         })?;
-        session.carry_out(run, listener, devices.len() as u32, Some(workers)).await
+        session.carry_out(run, listener, worker_count, Some(workers)).await
     });
     // A second Ctrl-C does not wait for work that is still going on.
     runtime.shutdown_background();

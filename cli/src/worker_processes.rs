@@ -1,23 +1,25 @@
 //! The worker processes that `ballast train` starts, each with a log file, none outliving this process.
 //!
 //! A worker ends when its standard input does, which happens even when this process is killed; a clean end kills what is
-//! left. Each has a process group of its own, so that Ctrl-C in a terminal reaches only the parent, who then asks for a
+//! left. One that dies while the others go on is started again, a few times: it joins anew and a peer sends it the state.
+//! Each has a process group of its own, so that Ctrl-C in a terminal reaches only the parent, who then asks for a
 //! clean stop.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ballast_common::config::TelemetryConfig;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// Lines that may come from a worker before anyone reads them; a worker that says more waits.
 const WARNINGS_MAX: usize = 256;
@@ -27,23 +29,50 @@ const ERROR_LINES_MAX: usize = 40;
 /// Its number on every Unix.
 const SIGKILL: i32 = 9;
 
+/// A worker is started again so often within [`RESTARTS_WITHIN`], and then left alone: something is wrong with it.
+const RESTARTS_MAX: usize = 3;
+const RESTARTS_WITHIN: Duration = Duration::from_secs(600);
+
 /// What each worker is started with.
-pub(crate) struct WorkerSettings<'a> {
+pub(crate) struct WorkerSettings {
     pub(crate) coordinator: SocketAddr,
     /// One worker per device: `cpu`, `cuda:0`, `cuda:1`, …
-    pub(crate) devices: &'a [String],
+    pub(crate) devices: Vec<String>,
     pub(crate) threads: usize,
-    pub(crate) run_folder: &'a Path,
+    pub(crate) run_folder: PathBuf,
     pub(crate) verbosity: i8,
-    pub(crate) telemetry: &'a TelemetryConfig,
+    pub(crate) telemetry: TelemetryConfig,
 }
 
 /// The running workers. Dropping it kills them.
 pub(crate) struct WorkerProcesses {
+    program: PathBuf,
+    settings: WorkerSettings,
     running: JoinSet<WorkerExit>,
+    /// Ends the watching, and with it the process, by process id.
+    watchers: HashMap<u32, AbortHandle>,
+    warning_sender: mpsc::Sender<String>,
     warnings: mpsc::Receiver<String>,
     shown: HashSet<String>,
     logs: HashMap<u32, PathBuf>,
+    restarts: Vec<Restarts>,
+}
+
+/// When a worker was started again.
+#[derive(Debug, Clone, Default)]
+struct Restarts(VecDeque<Instant>);
+
+impl Restarts {
+    /// Says which restart of those allowed this one is. None: it has had them all.
+    fn take(&mut self, now: Instant) -> Option<usize> {
+        while self.0.front().is_some_and(|earlier| now.duration_since(*earlier) >= RESTARTS_WITHIN) {
+            self.0.pop_front();
+        }
+        (self.0.len() < RESTARTS_MAX).then(|| {
+            self.0.push_back(now);
+            self.0.len()
+        })
+    }
 }
 
 /// What happens to a worker process.
@@ -66,23 +95,62 @@ pub(crate) struct WorkerExit {
 
 impl WorkerProcesses {
     /// Starts one worker per device, from this very program.
-    pub(crate) fn start(settings: &WorkerSettings) -> anyhow::Result<Self> {
+    pub(crate) fn start(settings: WorkerSettings) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find the path of this program")?;
         let (warning_sender, warnings) = mpsc::channel(WARNINGS_MAX);
-        let (mut running, mut logs) = (JoinSet::new(), HashMap::new());
-        for (index, device) in settings.devices.iter().enumerate() {
-            let number = index + 1;
-            let log = settings.run_folder.join(format!("worker-{number}.log"));
-            let log_file = File::options().create(true).append(true).open(&log);
-            let log_file = log_file.with_context(|| format!("cannot open {}", log.display()))?;
-            let child = command(&program, settings, device)
-                .stdout(log_file.try_clone().context("cannot share a log file")?)
-                .spawn()
-                .with_context(|| format!("cannot start worker {number} ({})", program.display()))?;
-            logs.extend(child.id().map(|process_id| (process_id, log.clone())));
-            running.spawn(watch(number, child, log, log_file, warning_sender.clone()));
+        let count = settings.devices.len();
+        let mut workers = Self {
+            program,
+            settings,
+            running: JoinSet::new(),
+            watchers: HashMap::new(),
+            warning_sender,
+            warnings,
+            shown: HashSet::new(),
+            logs: HashMap::new(),
+            restarts: vec![Restarts::default(); count],
+        };
+        for number in 1..=count {
+            workers.start_one(number)?;
         }
-        Ok(Self { running, warnings, shown: HashSet::new(), logs })
+        Ok(workers)
+    }
+
+    fn start_one(&mut self, number: usize) -> anyhow::Result<()> {
+        let log = self.settings.run_folder.join(format!("worker-{number}.log"));
+        let log_file = File::options().create(true).append(true).open(&log);
+        let log_file = log_file.with_context(|| format!("cannot open {}", log.display()))?;
+        let child = command(&self.program, &self.settings, &self.settings.devices[number - 1])
+            .stdout(log_file.try_clone().context("cannot share a log file")?)
+            .spawn()
+            .with_context(|| format!("cannot start worker {number} ({})", self.program.display()))?;
+        let process_id = child.id();
+        let watcher = self.running.spawn(watch(number, child, log.clone(), log_file, self.warning_sender.clone()));
+        if let Some(process_id) = process_id {
+            self.logs.insert(process_id, log);
+            self.watchers.insert(process_id, watcher);
+        }
+        Ok(())
+    }
+
+    /// Starts a worker again that has died, unless that has been done too often. Returns what to tell the person.
+    pub(crate) fn restart(&mut self, number: usize) -> anyhow::Result<String> {
+        let minutes = RESTARTS_WITHIN.as_secs() / 60;
+        let Some(count) = self.restarts[number - 1].take(Instant::now()) else {
+            return Ok(format!(
+                "warning: worker process {number} is not started again: it has died {} times in {minutes} minutes",
+                RESTARTS_MAX + 1
+            ));
+        };
+        self.start_one(number)?;
+        Ok(format!("worker process {number} is started again ({count} of {RESTARTS_MAX} times in {minutes} minutes)"))
+    }
+
+    /// Kills the workers that have not joined: they would wait for a coordinator that has gone.
+    pub(crate) fn end_strangers(&mut self, joined: &HashSet<u32>) {
+        for (_, watcher) in self.watchers.iter().filter(|(process_id, _)| !joined.contains(process_id)) {
+            watcher.abort();
+        }
     }
 
     /// Returns the log of each worker by its process id.
@@ -107,10 +175,12 @@ impl WorkerProcesses {
                         return Some(WorkerEvent::Warning(warning));
                     }
                 }
-                Some(exit) = self.running.join_next() => {
-                    return Some(WorkerEvent::Exit(exit.expect("a watcher does not panic and is not cancelled")));
-                }
-                else => return None,
+                exit = self.running.join_next() => match exit {
+                    Some(Ok(exit)) => return Some(WorkerEvent::Exit(exit)),
+                    Some(Err(error)) if error.is_cancelled() => {} // killed by `end_strangers`
+                    Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+                    None => return None,
+                },
             }
         }
     }
@@ -155,7 +225,7 @@ fn command(program: &Path, settings: &WorkerSettings, device: &str) -> Command {
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    trace_like_this_process(&mut command, settings.telemetry);
+    trace_like_this_process(&mut command, &settings.telemetry);
     command
 }
 
@@ -229,6 +299,15 @@ impl<'a> LogLine<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_is_started_again_three_times_in_ten_minutes() {
+        let start = Instant::now();
+        let mut restarts = Restarts::default();
+        let mut after = |minutes: u64| restarts.take(start + Duration::from_secs(60 * minutes));
+        assert_eq!([after(0), after(1), after(8), after(9)], [Some(1), Some(2), Some(3), None]);
+        assert_eq!([after(10), after(10), after(11)], [Some(3), None, Some(3)]);
+    }
 
     #[test]
     fn warnings_are_told_from_news_and_from_errors() {

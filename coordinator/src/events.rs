@@ -85,6 +85,8 @@ pub enum RunEvent {
         /// What went wrong with those that are missing.
         error: Option<String>,
     },
+    /// The run is over, well or not: workers that leave now are not missed.
+    Over,
     /// The final model is complete on disk.
     FinalSaved {
         /// Diffusers layout.

@@ -12,7 +12,7 @@ mod lr_schedule;
 mod membership;
 pub mod report;
 mod run;
-mod run_state;
+pub mod run_state;
 mod schedules;
 mod server;
 mod service;

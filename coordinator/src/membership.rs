@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Number of a worker within a run, never given twice.
-pub(crate) type WorkerId = u64;
+pub type WorkerId = u64;
 
 /// What the coordinator knows of a worker's progress towards work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,11 @@ impl Membership {
     /// Returns a member.
     pub(crate) fn get(&self, worker: WorkerId) -> Option<&Member> {
         self.members.get(&worker)
+    }
+
+    /// Counts everybody as heard just now: nobody could be.
+    pub(crate) fn excuse(&mut self, now: Duration) {
+        self.members.values_mut().for_each(|member| member.last_seen = now);
     }
 
     /// Names the workers that were silent for longer than the lease.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ballast_common::checkpoint::{self, CheckpointState};
 use ballast_common::config::{Reduction, RunConfig};
@@ -20,6 +21,10 @@ pub const CONFIG_FILE: &str = "config.toml";
 pub const LEDGER_FILE: &str = "ledger.sqlite";
 /// Folder of the checkpoints within a run folder.
 pub const CHECKPOINTS_FOLDER: &str = "checkpoints";
+
+/// How long a running run waits for joiners to be sent the state: 10 GB at 20 MB/s, and a joiner that is slower would hold
+/// the others up more than it helps.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A run that can start: everything that can be wrong beforehand has been checked.
 pub struct PreparedRun {
@@ -152,6 +157,8 @@ impl PreparedRun {
             join_timeout: cluster.join_timeout,
             lease: cluster.lease,
             plan_ahead: u64::from(cluster.plan_ahead),
+            slots: self.config.step.slots as usize,
+            catch_up_timeout: CATCH_UP_TIMEOUT,
         }
     }
 }

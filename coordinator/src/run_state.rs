@@ -4,21 +4,31 @@
 //! a durable commit → apply. When a member is lost before the commit, the generation ends and the survivors are dealt
 //! the same step anew; after it they simply apply. So a step happens on every worker or on none.
 //!
-//! `events` is the language, `gathering` the start, `steps` a step, `losses` a change of the worker set, `milestones` the
-//! work between steps and the end.
+//! Who comes later, or comes back, waits for the next commit. Then the generation ends between two steps, a member sends
+//! the newcomer its state, and the next generation begins with both.
+//!
+//! `events` is the language, `gathering` the arrival of workers, `steps` a step, `disagreement` what differing votes lead
+//! to, `catch_up` how joiners are sent the state, `losses` how the worker set shrinks, `milestones` the work between
+//! steps and the end.
+//!
+//! It is public so that the simulation of `ballast-tests` drives the very code that runs.
 
+mod catch_up;
+mod disagreement;
 mod events;
 mod gathering;
 mod losses;
 mod milestones;
 mod steps;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::membership::{Membership, WorkerId};
+use crate::membership::Membership;
 
-pub(crate) use events::{Action, CoreConfig, Ending, Event, Milestone};
+pub use crate::membership::WorkerId;
+use catch_up::Transfer;
+pub use events::{Action, CoreConfig, Ending, Event, Milestone};
 use milestones::Pending;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +45,10 @@ enum Phase {
     Committing {
         gradient_hash: String,
     },
+    /// Between two steps: `transfers` are under way, the group waits.
+    CatchingUp {
+        since: Duration,
+    },
     /// All steps are done; the last milestones are under way.
     Closing,
     Ended,
@@ -42,7 +56,7 @@ enum Phase {
 
 /// The state of a run.
 #[derive(Debug, Clone)]
-pub(crate) struct RunState {
+pub struct RunState {
     config: CoreConfig,
     phase: Phase,
     membership: Membership,
@@ -55,16 +69,28 @@ pub(crate) struct RunState {
     planned: u64,
     /// Milestones under way, and who has not done them yet, with the parameter hashes reported so far.
     milestones: BTreeMap<(u64, Milestone), Pending>,
+    /// Requests for milestones so far.
+    requests: u64,
+    /// Joiners that are being sent the state; empty outside `Phase::CatchingUp`.
+    transfers: BTreeMap<WorkerId, Transfer>,
+    /// Transfers so far.
+    transfer_count: u64,
+    /// Hash of the state between these two steps, in the words of the first source.
+    state_hash: Option<String>,
     interrupted: bool,
     /// Members lost while a commit was being written.
     lost_in_commit: Vec<String>,
     /// How often in a row the votes on `next_step` differed.
     disagreements: u32,
+    /// Who differed the last time.
+    suspects: BTreeSet<WorkerId>,
+    /// When the core last looked at the clock.
+    last_tick: Duration,
 }
 
 impl RunState {
     /// Starts a run at `now`, with no workers.
-    pub(crate) fn new(config: CoreConfig, now: Duration) -> Self {
+    pub fn new(config: CoreConfig, now: Duration) -> Self {
         Self {
             next_step: config.first_step,
             planned: config.first_step,
@@ -74,51 +100,57 @@ impl RunState {
             generation: 0,
             group: Vec::new(),
             milestones: BTreeMap::new(),
+            requests: 0,
+            transfers: BTreeMap::new(),
+            transfer_count: 0,
+            state_hash: None,
             interrupted: false,
             lost_in_commit: Vec::new(),
             disagreements: 0,
+            suspects: BTreeSet::new(),
+            last_tick: now,
         }
     }
 
     /// Steps committed so far, counted from the start of the run.
-    pub(crate) fn next_step(&self) -> u64 {
+    pub fn next_step(&self) -> u64 {
         self.next_step
     }
 
     /// Takes in an event and decides what is to be done.
-    pub(crate) fn on(&mut self, event: Event, now: Duration) -> Vec<Action> {
+    pub fn on(&mut self, event: Event, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.phase == Phase::Ended {
             return actions;
         }
+        if let Some(worker) = event.worker() {
+            self.membership.seen(worker, now);
+        }
         match event {
             Event::Joined { worker } => self.on_joined(worker, now, &mut actions),
             Event::Ready { worker, next_step, params_hash } => {
-                self.membership.seen(worker, now);
                 self.on_ready(worker, next_step, params_hash, now, &mut actions);
             }
-            Event::Heard { worker } => {
-                self.membership.seen(worker, now);
-            }
+            Event::Heard { .. } => {}
             Event::Left { worker, reason } => self.lose(worker, reason, &mut actions),
             Event::Reduced { worker, generation, step, gradient_hash } => {
-                self.membership.seen(worker, now);
                 self.on_reduced(worker, generation, step, gradient_hash, &mut actions);
             }
             Event::CollectiveFailed { worker, generation, step, reason } => {
-                self.membership.seen(worker, now);
-                if generation == self.generation
-                    && step == self.next_step
-                    && matches!(self.phase, Phase::Stepping { .. })
-                {
-                    let reason = format!("the collective failed on worker {worker}: {reason}");
-                    self.regroup(&reason, &mut actions);
-                }
+                self.on_collective_failed(worker, generation, step, &reason, &mut actions);
             }
-            Event::Committed { step } => self.on_committed(step, &mut actions),
-            Event::Done { worker, milestone, next_step, params_hash } => {
-                self.membership.seen(worker, now);
-                self.on_done(worker, milestone, next_step, params_hash, &mut actions);
+            Event::Committed { step } => self.on_committed(step, now, &mut actions),
+            Event::Done { worker, milestone, next_step, request, params_hash } => {
+                self.on_done(worker, (milestone, next_step, request), params_hash, &mut actions);
+            }
+            Event::Offered { worker, transfer, state_hash } => {
+                self.on_offered(worker, transfer, state_hash, &mut actions)
+            }
+            Event::CaughtUp { worker, transfer, state_hash } => {
+                self.on_caught_up(worker, transfer, &state_hash, &mut actions);
+            }
+            Event::FetchFailed { worker, transfer, reason } => {
+                self.on_fetch_failed(worker, transfer, &reason, &mut actions)
             }
             Event::StopRequested => self.on_stop(&mut actions),
             Event::Tick => self.on_tick(now, &mut actions),

@@ -6,6 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+#[path = "run_state/joins_tests.rs"]
+mod joins;
+
 fn config(stop_step: u64, workers: usize) -> CoreConfig {
     CoreConfig {
         first_step: 0,
@@ -17,6 +20,8 @@ fn config(stop_step: u64, workers: usize) -> CoreConfig {
         join_timeout: Duration::from_secs(60),
         lease: Duration::from_secs(3),
         plan_ahead: 2,
+        slots: 4,
+        catch_up_timeout: Duration::from_secs(600),
     }
 }
 
@@ -33,6 +38,8 @@ struct World {
     core: RunState,
     workers: BTreeMap<WorkerId, Worker>,
     now: Duration,
+    /// Number of the worker that joins next.
+    next_worker: WorkerId,
     committed: Vec<u64>,
     done: Vec<(Milestone, u64)>,
     ending: Option<Ending>,
@@ -47,6 +54,7 @@ impl World {
             core: RunState::new(config, Duration::ZERO),
             workers: BTreeMap::new(),
             now: Duration::ZERO,
+            next_worker: count + 1,
             committed: vec![],
             done: vec![],
             ending: None,
@@ -62,6 +70,16 @@ impl World {
         world
     }
 
+    /// A worker arrives, and loads the model at once.
+    fn join(&mut self) -> WorkerId {
+        let worker = self.next_worker;
+        self.next_worker += 1;
+        self.workers.insert(worker, Worker::default());
+        self.event(Event::Joined { worker });
+        self.event(Event::Ready { worker, next_step: 0, params_hash: "of the model folder".into() });
+        worker
+    }
+
     fn event(&mut self, event: Event) {
         for action in self.core.on(event, self.now) {
             self.perform(action);
@@ -75,6 +93,11 @@ impl World {
             | Action::Apply { workers, .. }
             | Action::Abort { workers, .. }
             | Action::Milestone { workers, .. } => workers.clone(),
+            Action::Offer { source: worker, .. } | Action::Fetch { joiner: worker, .. } => vec![*worker],
+            Action::Refuse { worker, .. } | Action::Evict { worker, .. } => {
+                self.workers.remove(worker);
+                return;
+            }
             Action::Commit { step, .. } => {
                 self.committed.push(*step);
                 let step = *step;
@@ -131,10 +154,25 @@ impl World {
                 }
             }
             Action::Abort { .. } => worker.planned.clear(),
-            Action::Milestone { milestone, next_step, .. } => {
+            Action::Offer { transfer, next_step, .. } => {
+                assert_eq!(next_step, worker.applied.len() as u64, "a source stands where it is asked to");
+                let state_hash = format!("state after {next_step}");
+                self.event(Event::Offered { worker: id, transfer, state_hash });
+            }
+            Action::Fetch { source, transfer, next_step, state_hash, .. } => {
+                let event = match self.workers.get(&source).map(|source| source.applied.clone()) {
+                    Some(applied) if applied.len() as u64 == next_step => {
+                        self.workers.get_mut(&id).expect("it has a turn").applied = applied;
+                        Event::CaughtUp { worker: id, transfer, state_hash }
+                    }
+                    _ => Event::FetchFailed { worker: id, transfer, reason: "no such peer".into() },
+                };
+                self.event(event);
+            }
+            Action::Milestone { milestone, next_step, request, .. } => {
                 assert_eq!(next_step, worker.applied.len() as u64, "a milestone sees the parameters it names");
                 let params_hash = Some(format!("after {next_step}"));
-                self.event(Event::Done { worker: id, milestone, next_step, params_hash });
+                self.event(Event::Done { worker: id, milestone, next_step, request, params_hash });
             }
             _ => {}
         }
@@ -242,10 +280,14 @@ fn stale_votes_do_not_count() {
 #[test]
 fn silence_beyond_the_lease_moves_the_slots_to_the_others() {
     let mut world = World::new(config(3, 2));
-    world.now = Duration::from_secs(4);
-    world.event(Event::Heard { worker: 1 });
-    world.event(Event::Tick);
     world.workers.remove(&2);
+    for second in 1..=4 {
+        world.now = Duration::from_secs(second);
+        world.event(Event::Heard { worker: 1 });
+        assert_eq!(world.core.group, [1, 2], "after {second} s");
+        world.event(Event::Tick);
+    }
+    assert_eq!(world.core.group, [1]);
     world.settle();
     assert_eq!((world.committed, world.ending), (vec![0, 1, 2], Some(Ending::Finished)));
 }
@@ -275,30 +317,43 @@ fn workers_with_other_parameters_stop_the_run_before_it_starts() {
     assert!(matches!(actions.last(), Some(Action::Ended(Ending::Failed { .. }))), "{actions:?}");
 }
 
+#[test]
+fn a_coordinator_that_slept_itself_blames_nobody() {
+    let mut world = World::new(config(3, 2));
+    world.now = Duration::from_secs(3600);
+    world.event(Event::Tick);
+    assert_eq!(world.core.group, [1, 2]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
-    /// Law 6, whatever the order of turns and deaths: steps are committed once and in order, applied only after their
-    /// commit, and the run ends well as long as one worker lives.
+    /// Law 6, whatever the order of turns, deaths and joins: steps are committed once and in order, applied only after
+    /// their commit, and the run ends well as long as one worker lives that holds the state.
     #[test]
     fn deaths_at_any_moment_leave_every_step_committed_once(
-        moves in prop::collection::vec((0u64..5, 0u32..40), 0..400),
+        moves in prop::collection::vec((0u64..8, 0u32..40), 0..400),
         stop_step in 1u64..8,
     ) {
         let mut world = World::new(config(stop_step, 4));
         for (worker, what) in moves {
+            let holds_state = |worker: &WorkerId| world.core.group.contains(worker);
+            let survivors = world.workers.keys().filter(|other| **other != worker && holds_state(other)).count();
             match what {
-                0 if world.workers.len() > 1 => world.kill(worker),
-                1 if world.workers.len() > 1 && world.workers.contains_key(&worker) => world.die_in_commit = Some(worker),
+                0 if survivors > 0 => world.kill(worker),
+                1 if survivors > 0 && world.workers.contains_key(&worker) => world.die_in_commit = Some(worker),
+                2 => { world.join(); }
                 _ => { world.turn(worker); }
             }
-            if world.workers.len() == 1 { world.die_in_commit = None; }
+            // The worker that is to die must not be the last one by then.
+            if world.core.group.len() == 1 { world.die_in_commit = None; }
         }
+        world.die_in_commit = None;
         world.settle();
         prop_assert_eq!(&world.committed, &(0..stop_step).collect::<Vec<_>>());
         prop_assert_eq!(&world.ending, &Some(Ending::Finished));
         prop_assert!(world.done.contains(&(Milestone::Final, stop_step)));
-        for worker in world.workers.values() {
+        for (_, worker) in world.workers.iter().filter(|(worker, _)| world.core.group.contains(worker)) {
             prop_assert_eq!(&worker.applied, &world.committed);
         }
     }

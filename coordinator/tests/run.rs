@@ -168,12 +168,22 @@ async fn worker(url: String, fate: Fate) -> Vec<u64> {
                     };
                     std::fs::write(folder.join(STATE_FILE), serde_json::to_vec(&state).unwrap()).unwrap();
                 }
-                let (kind, next_step) = (save.kind, save.next_step);
-                say(Out::Saved(v1::Saved { kind, next_step, params_hash: hash, paths: vec![] })).await;
+                let (kind, next_step, request) = (save.kind, save.next_step, save.request);
+                say(Out::Saved(v1::Saved { kind, next_step, params_hash: hash, paths: vec![], request })).await;
             }
             In::Sample(sample) => {
                 let paths = sample.prompts.iter().map(|prompt| format!("{}/{prompt}.png", sample.folder)).collect();
-                say(Out::Sampled(v1::Sampled { next_step: sample.next_step, paths, error: String::new() })).await;
+                let v1::Sample { next_step, request, .. } = sample;
+                say(Out::Sampled(v1::Sampled { next_step, paths, error: String::new(), request })).await;
+            }
+            In::Offer(offer) => {
+                let state_hash = format!("state after {}", offer.next_step);
+                say(Out::Offered(v1::Offered { transfer: offer.transfer, state_hash })).await;
+            }
+            In::Fetch(fetch) => {
+                next_step = fetch.next_step;
+                let v1::Fetch { transfer, state_hash, .. } = fetch;
+                say(Out::CaughtUp(v1::CaughtUp { transfer, state_hash })).await;
             }
             In::Finish(_) | In::Refuse(_) => break,
         }

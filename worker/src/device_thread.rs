@@ -1,6 +1,8 @@
 //! One thread owns the model, the optimizer and the device. It takes commands in the order in which the coordinator sent
 //! them and answers on the session's stream; tokio only moves the messages.
 
+mod catch_up;
+
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -24,6 +26,8 @@ use crate::prefetch::Prefetch;
 use crate::samples;
 use crate::save::{save_checkpoint, save_final};
 use crate::trainer::{self, Trainer};
+use catch_up::CatchUp;
+pub(crate) use catch_up::{Fetch, ReadState};
 
 /// What the device thread is told.
 pub(crate) enum Command {
@@ -33,6 +37,9 @@ pub(crate) enum Command {
     Abort(v1::Abort),
     Save(v1::Save),
     Sample(v1::Sample),
+    Offer(v1::Offer),
+    Fetch(Fetch),
+    ReadState(ReadState),
 }
 
 /// A generation that has begun.
@@ -51,8 +58,8 @@ pub(crate) struct Start {
     pub(crate) threads: usize,
     /// The checkpoint to go on from; none: the config's model.
     pub(crate) checkpoint: Option<PathBuf>,
-    /// Where the coordinator stands.
-    pub(crate) next_step: u64,
+    /// Where the coordinator stands; none: the state comes from a peer.
+    pub(crate) next_step: Option<u64>,
     pub(crate) cached: CachedPictures,
 }
 
@@ -82,6 +89,7 @@ pub(crate) struct DeviceThread {
     group: Option<Group>,
     plans: VecDeque<v1::Plan>,
     pending: Option<Pending>,
+    catch_up: CatchUp,
 }
 
 /// The session has gone; its own error says why.
@@ -113,12 +121,13 @@ impl DeviceThread {
         let Start { device, checkpoint, next_step, cached, .. } = start;
         let encoder = Encoder::new(cached);
         let trainer = trainer::load(&desk.config, checkpoint.as_deref(), encoder, &device)?;
-        if trainer.next_step() != next_step {
+        if let Some(next_step) = next_step.filter(|next_step| trainer.next_step() != *next_step) {
             let problem = format!("it wants step {next_step} next, its checkpoint holds {} steps", trainer.next_step());
             return Err(WorkerError::Protocol { problem });
         }
         tracing::info!(parameters = trainer.elements(), next_step, "model loaded");
-        Ok(Self { trainer, desk, group: None, plans: VecDeque::new(), pending: None })
+        let catch_up = CatchUp::default();
+        Ok(Self { trainer, desk, group: None, plans: VecDeque::new(), pending: None, catch_up })
     }
 
     fn run(mut self) -> Result<(), WorkerError> {
@@ -162,6 +171,9 @@ impl DeviceThread {
             Command::Abort(_) => {} // of a generation that has ended already
             Command::Save(save) => self.save(&save)?,
             Command::Sample(sample) => self.sample(&sample),
+            Command::Offer(offer) => self.offer(&offer)?,
+            Command::Fetch(fetch) => self.fetch(fetch)?,
+            Command::ReadState(read) => self.read_state(read),
         }
         Ok(())
     }
@@ -171,6 +183,7 @@ impl DeviceThread {
         self.pending = None;
         self.plans.clear();
         self.group = None;
+        self.catch_up.offers.clear();
     }
 
     /// Returns the plan to compute now: the next step's, unless a reduced step still waits for its commit.
@@ -270,7 +283,13 @@ impl DeviceThread {
         let params_hash = self.trainer.params_hash();
         let paths = if save.write { self.write(save, &params_hash)? } else { Vec::new() };
         let paths = paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-        let _ = self.answer(Message::Saved(v1::Saved { kind: save.kind, next_step, params_hash, paths }));
+        let _ = self.answer(Message::Saved(v1::Saved {
+            kind: save.kind,
+            next_step,
+            params_hash,
+            paths,
+            request: save.request,
+        }));
         Ok(())
     }
 
@@ -304,8 +323,8 @@ impl DeviceThread {
             tracing::warn!(error, "a sample could not be drawn");
         }
         let paths = paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-        let error = error.unwrap_or_default();
-        let _ = self.answer(Message::Sampled(v1::Sampled { next_step: sample.next_step, paths, error }));
+        let (next_step, error) = (sample.next_step, error.unwrap_or_default());
+        let _ = self.answer(Message::Sampled(v1::Sampled { next_step, paths, error, request: sample.request }));
     }
 
     /// Sends a message. Fails when the session has ended; the loop notices by itself.

@@ -101,6 +101,14 @@ pub enum WorkerError {
         /// What does not fit.
         problem: String,
     },
+    /// The run's model is another one.
+    #[error("this worker's model trains {found} parameters, the run's {expected}: it is another model")]
+    OtherModel {
+        /// Parameters of the model here.
+        found: u64,
+        /// Parameters of the peers' model.
+        expected: u64,
+    },
     /// The model produced infinity or no number.
     #[error("the {what} of step {step}, slot {slot} is not finite; its pictures: {}", paths.join(", "))]
     NonFinite {
@@ -152,7 +160,9 @@ impl WorkerError {
             Self::Url { .. } => "write http://HOST:PORT, as the coordinator prints it",
             Self::Device { .. } => "use --device cpu, or a build with the `cuda` feature",
             Self::NothingToTrain => "set one of them to true",
-            Self::Model { .. } => "the model has to lie at the same path on every worker's host",
+            Self::Model { .. } | Self::OtherModel { .. } => {
+                "the same model has to lie at the same path on every worker's host"
+            }
             Self::Checkpoint { .. } => "delete the damaged checkpoint; --resume then takes the one before it",
             Self::NonFinite { .. } | Self::Overflow { .. } => {
                 "lower optimizer.lr, or look at these pictures and at loss_scale.txt"

@@ -17,9 +17,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use crate::collective::{self, Endpoint, GroupConfig, Limits};
+use crate::collective::{self, Endpoint, GroupConfig, Limits, StateCall};
 use crate::connect::{Connection, StreamError, connect};
-use crate::device_thread::{Command, Desk, DeviceThread, Group, Start};
+use crate::device_thread::{Command, Desk, DeviceThread, Fetch, Group, ReadState, Start};
 use crate::draws::Key;
 use crate::error::WorkerError;
 use crate::latents::CachedPictures;
@@ -77,6 +77,8 @@ struct Session {
     rank: u32,
     /// Ends the current generation's work.
     cancel: CancellationToken,
+    /// Ends the fetching of a peer's state.
+    fetching: CancellationToken,
 }
 
 impl Session {
@@ -84,7 +86,7 @@ impl Session {
     async fn join(options: &WorkerOptions) -> Result<Self, WorkerError> {
         let device = trainer::open_device(&options.device)?;
         let failed = |source| WorkerError::Listen { address: options.collective_listen, source };
-        let endpoint = Endpoint::bind(options.collective_listen).await.map_err(failed)?;
+        let mut endpoint = Endpoint::bind(options.collective_listen).await.map_err(failed)?;
         let join = v1::Join {
             protocol_version: ballast_proto::PROTOCOL_VERSION,
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -101,6 +103,11 @@ impl Session {
             _ => return Err(protocol("its first message is no welcome")),
         };
         tracing::info!(run = welcome.run_id, worker = welcome.worker_id, device = options.device, "joined the run");
+        if welcome.catch_up {
+            tracing::info!(
+                "the run is under way: once the model is loaded, a peer sends its state after the next step"
+            );
+        }
         let config = Arc::new(RunConfig::from_toml(&welcome.config_toml)?);
         let root = config.data.root.as_ref().ok_or_else(|| protocol("its config names no data root"))?;
         let roots = DataRoots::new(root).map_err(|_| protocol("its config names data roots that lie in each other"))?;
@@ -111,11 +118,14 @@ impl Session {
         tasks
             .spawn(beat(answers.clone(), Duration::from_millis(welcome.heartbeat_interval_ms.clamp(1, 60_000).into())));
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+        let calls = endpoint.take_state_calls().expect("nobody else takes them");
+        let limit = collective_timeout(&welcome);
+        tasks.spawn(send_states(calls, welcome.run_id.clone(), limit, commands.clone()));
         let start = Start {
             device,
             threads,
             checkpoint: (!welcome.checkpoint.is_empty()).then(|| PathBuf::from(&welcome.checkpoint)),
-            next_step: welcome.next_step,
+            next_step: (!welcome.catch_up).then_some(welcome.next_step),
             cached,
         };
         let desk = Desk {
@@ -126,7 +136,8 @@ impl Session {
             answers: answers.clone(),
         };
         let device = DeviceThread::spawn(start, desk);
-        let (streams, cancel) = (Streams::new(config.run.seed), CancellationToken::new());
+        let streams = Streams::new(config.run.seed);
+        let (cancel, fetching) = (CancellationToken::new(), CancellationToken::new());
         let (generation, rank) = (0, 0);
         Ok(Self {
             url,
@@ -143,6 +154,7 @@ impl Session {
             generation,
             rank,
             cancel,
+            fetching,
         })
     }
 
@@ -179,6 +191,8 @@ impl Session {
                 }
                 Message::Save(save) => Command::Save(save),
                 Message::Sample(sample) => Command::Sample(sample),
+                Message::Offer(offer) => Command::Offer(offer),
+                Message::Fetch(message) => Command::Fetch(self.begin_fetch(message)),
                 Message::Finish(v1::Finish { reason }) => return Ok(WorkerOutcome::Finished { reason }),
                 Message::Refuse(v1::Refuse { reason }) => return Err(WorkerError::Refused { reason }),
                 Message::Welcome(_) => return Err(protocol("it welcomed this worker twice")),
@@ -210,11 +224,19 @@ impl Session {
         self.end_generation();
         self.cancel = CancellationToken::new();
         (self.generation, self.rank) = (generation, rank);
-        let limits = Limits::new(Duration::from_millis(self.welcome.collective_timeout_ms.into()));
+        let limits = Limits::new(collective_timeout(&self.welcome));
         let addresses = peers.into_iter().map(|peer| peer.collective_address).collect();
         let config = GroupConfig { run_id: self.welcome.run_id.clone(), generation, rank, addresses, limits };
         let collective = collective::form(&self.endpoint, config, &Handle::current(), self.cancel.clone());
         Ok(Group { generation, rank, collective, cancel: self.cancel.clone() })
+    }
+
+    /// Gives up an earlier fetch, which the device thread may be waiting for.
+    fn begin_fetch(&mut self, message: v1::Fetch) -> Fetch {
+        self.fetching.cancel();
+        self.fetching = CancellationToken::new();
+        let limit = collective_timeout(&self.welcome);
+        Fetch { message, limit, runtime: Handle::current(), cancel: self.fetching.clone() }
     }
 
     /// Has the plan's pictures read ahead.
@@ -238,6 +260,7 @@ impl Session {
     /// Says why, stops the device thread and closes the stream.
     async fn leave(mut self, result: &Result<WorkerOutcome, WorkerError>) {
         self.end_generation();
+        self.fetching.cancel();
         let failed = match result {
             // The coordinator knows, or is gone.
             Ok(WorkerOutcome::Finished { .. }) | Err(WorkerError::Lost { .. } | WorkerError::Refused { .. }) => None,
@@ -277,6 +300,39 @@ async fn next_message(url: &str, stream: &mut Streaming<v1::SessionResponse>) ->
     let response = stream.message().await.map_err(|status| lost(Some(StreamError::Status(status))))?;
     let response = response.ok_or_else(|| lost(None))?;
     response.message.ok_or_else(|| protocol("it sent a message that this version does not know"))
+}
+
+/// How long each wait for a peer may take.
+fn collective_timeout(welcome: &v1::Welcome) -> Duration {
+    Duration::from_millis(welcome.collective_timeout_ms.into())
+}
+
+/// Answers joiners that call for the state, as the device thread allows.
+async fn send_states(
+    mut calls: mpsc::Receiver<StateCall>,
+    run_id: String,
+    limit: Duration,
+    commands: mpsc::Sender<Command>,
+) {
+    let mut answering = JoinSet::new();
+    while let Some(call) = calls.recv().await {
+        while answering.try_join_next().is_some() {}
+        let (run_id, commands) = (run_id.clone(), commands.clone());
+        answering.spawn(async move {
+            let read = |transfer, next_step, first, most| {
+                let commands = commands.clone();
+                async move {
+                    let (reply, block) = oneshot::channel();
+                    let read = ReadState { transfer, next_step, first, most, reply };
+                    commands.send(Command::ReadState(read)).await.ok()?;
+                    block.await.ok()?
+                }
+            };
+            if let Err(error) = call.serve(&run_id, limit, read).await {
+                tracing::warn!(reason = error_chain(&error), "a joiner could not be sent the whole state");
+            }
+        });
+    }
 }
 
 /// Sends signs of life, whatever the device thread does.

@@ -3,6 +3,8 @@
 //! The trained parameters exist twice: as tensors in the model, and as one flat buffer on the host that the optimizer moves.
 //! Whoever needs them in a fixed order (hash, reduction, checkpoint) takes the flat ones.
 
+mod state;
+
 use std::path::Path;
 
 use ballast_common::config::RunConfig;
@@ -244,10 +246,15 @@ impl Trainer {
             groups.push(Group { range: self.group_range(ParamGroup::TextEncoder), lr: plan.text_encoder_lr });
         }
         self.optimizer.step(&mut self.params, &gradient, self.next_step + 1, &groups);
+        self.show_params();
+        self.next_step += 1;
+    }
+
+    /// Brings the flat parameters to the model.
+    fn show_params(&mut self) {
         self.trainable.set_params(&self.params);
         self.model.unet = self.trainable.unet.valid();
         self.model.text_encoder = self.trainable.text_encoder.valid();
-        self.next_step += 1;
     }
 
     /// Where a component's parameters lie: the layout keeps each component together.

@@ -4,6 +4,7 @@ mod balance;
 mod by_hand;
 mod disk;
 mod interrupts;
+mod joins;
 mod lab;
 mod ledger;
 mod plan;

@@ -18,14 +18,16 @@ use crate::wire;
 /// What the workers reported of a milestone so far.
 #[derive(Default)]
 pub(super) struct MilestoneReport {
+    /// Number of the request that is answered; answers to earlier ones do not count.
+    pub(super) request: u64,
     pub(super) params_hash: String,
     pub(super) paths: BTreeSet<PathBuf>,
     pub(super) error: Option<String>,
 }
 
 impl Driver {
-    pub(super) fn start_milestone(&mut self, milestone: Milestone, next_step: u64, workers: &[WorkerId]) {
-        self.reports.insert((milestone, next_step), MilestoneReport::default());
+    pub(super) fn start_milestone(&mut self, milestone: Milestone, next_step: u64, request: u64, workers: &[WorkerId]) {
+        self.reports.insert((milestone, next_step), MilestoneReport { request, ..MilestoneReport::default() });
         let run_folder = wire::path_text(&self.run_folder);
         let world_size = workers.len();
         for (rank, worker) in workers.iter().enumerate() {
@@ -37,6 +39,7 @@ impl Driver {
                         next_step,
                         prompts: prompts.map(|prompt| prompt as u32).collect(),
                         folder,
+                        request,
                     })
                 }
                 Milestone::Checkpoint | Milestone::Final => {
@@ -50,11 +53,22 @@ impl Driver {
                         run_folder: run_folder.clone(),
                         run_state_json,
                         traceparent: self.traceparent.clone(),
+                        request,
                     })
                 }
             };
             self.send(*worker, wire::response(message));
         }
+    }
+
+    /// Returns the report of a request, unless it was asked again since.
+    pub(super) fn report(
+        &mut self,
+        milestone: Milestone,
+        next_step: u64,
+        request: u64,
+    ) -> Option<&mut MilestoneReport> {
+        self.reports.get_mut(&(milestone, next_step)).filter(|report| report.request == request)
     }
 
     pub(super) fn finish_milestone(&mut self, milestone: Milestone, next_step: u64) -> Result<(), RunError> {

@@ -16,7 +16,6 @@ use ballast_proto::v1::session_response::Message as ToWorker;
 use ballast_proto::{PROTOCOL_VERSION, v1};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tonic::Status;
 
 use crate::error::RunError;
 use crate::events::{Outcome, RunEvent};
@@ -38,6 +37,8 @@ struct Session {
     outbox: Outbox,
     row: MemberRow,
     collective_address: String,
+    /// Trainable parameters of its model; 0 until it has loaded it.
+    params_count: u64,
 }
 
 /// Performs a run.
@@ -182,7 +183,7 @@ impl Driver {
                 let collective_address = wire::reachable(&join.collective_address, remote);
                 let v1::Join { host, device, process_id, .. } = join;
                 let row = MemberRow { worker, host, device, process_id };
-                self.sessions.insert(worker, Session { outbox, row, collective_address });
+                self.sessions.insert(worker, Session { outbox, row, collective_address, params_count: 0 });
                 Some(Event::Joined { worker })
             }
             Input::Left { worker, reason } => {
@@ -197,7 +198,8 @@ impl Driver {
 
     fn event_of_message(&mut self, worker: WorkerId, message: FromWorker) -> Option<Event> {
         Some(match message {
-            FromWorker::Ready(v1::Ready { next_step, params_hash, .. }) => {
+            FromWorker::Ready(v1::Ready { next_step, params_hash, params_count }) => {
+                self.sessions.get_mut(&worker)?.params_count = params_count;
                 Event::Ready { worker, next_step, params_hash }
             }
             FromWorker::Reduced(reduced) => {
@@ -213,24 +215,38 @@ impl Driver {
                 let generation = generation.checked_sub(self.generation_offset)?;
                 Event::CollectiveFailed { worker, generation, step, reason }
             }
-            FromWorker::Saved(v1::Saved { kind, next_step, params_hash, paths }) => {
+            FromWorker::Saved(v1::Saved { kind, next_step, params_hash, paths, request }) => {
                 let milestone = match v1::save::Kind::try_from(kind) {
                     Ok(v1::save::Kind::Checkpoint) => Milestone::Checkpoint,
                     Ok(v1::save::Kind::Final) => Milestone::Final,
                     _ => return None,
                 };
-                let report = self.reports.entry((milestone, next_step)).or_default();
-                report.params_hash = params_hash.clone();
-                report.paths.extend(paths.into_iter().map(PathBuf::from));
-                Event::Done { worker, milestone, next_step, params_hash: Some(params_hash) }
-            }
-            FromWorker::Sampled(v1::Sampled { next_step, paths, error }) => {
-                let report = self.reports.entry((Milestone::Samples, next_step)).or_default();
-                report.paths.extend(paths.into_iter().map(PathBuf::from));
-                if !error.is_empty() {
-                    report.error = Some(error);
+                if let Some(report) = self.report(milestone, next_step, request) {
+                    report.params_hash = params_hash.clone();
+                    report.paths.extend(paths.into_iter().map(PathBuf::from));
                 }
-                Event::Done { worker, milestone: Milestone::Samples, next_step, params_hash: None }
+                Event::Done { worker, milestone, next_step, request, params_hash: Some(params_hash) }
+            }
+            FromWorker::Sampled(v1::Sampled { next_step, paths, error, request }) => {
+                let milestone = Milestone::Samples;
+                if let Some(report) = self.report(milestone, next_step, request) {
+                    report.paths.extend(paths.into_iter().map(PathBuf::from));
+                    if !error.is_empty() {
+                        report.error = Some(error);
+                    }
+                }
+                Event::Done { worker, milestone, next_step, request, params_hash: None }
+            }
+            FromWorker::Offered(v1::Offered { transfer, state_hash }) => {
+                Event::Offered { worker, transfer, state_hash }
+            }
+            FromWorker::CaughtUp(v1::CaughtUp { transfer, state_hash }) => {
+                tracing::info!(worker, "a worker has caught up");
+                Event::CaughtUp { worker, transfer, state_hash }
+            }
+            FromWorker::FetchFailed(v1::FetchFailed { transfer, reason }) => {
+                tracing::warn!(worker, reason, "a worker could not be sent the state; another source is tried");
+                Event::FetchFailed { worker, transfer, reason }
             }
             FromWorker::Failed(v1::Failed { reason, hint }) => {
                 self.last_failure = Some((reason.clone(), hint));
@@ -248,8 +264,8 @@ impl Driver {
                 self.sessions.remove(&worker);
                 tracing::warn!(worker, reason, "a worker was refused");
             }
-            Action::Welcome { worker } => {
-                let welcome = self.welcome(worker);
+            Action::Welcome { worker, catch_up } => {
+                let welcome = self.welcome(worker, catch_up);
                 self.send(worker, wire::response(ToWorker::Welcome(welcome)));
                 let MemberRow { host, device, process_id, .. } = self.sessions[&worker].row.clone();
                 self.emit(RunEvent::WorkerJoined { worker_id: worker, host, device, process_id });
@@ -270,10 +286,25 @@ impl Driver {
                 self.planned.clear();
                 self.send_all(&workers, &wire::response(ToWorker::Abort(v1::Abort { generation, reason })));
             }
-            Action::Milestone { milestone, next_step, workers } => self.start_milestone(milestone, next_step, &workers),
+            Action::Offer { source, joiner, transfer, next_step } => {
+                tracing::info!(worker = joiner, source, next_step, "a worker is sent the state");
+                self.send(source, wire::response(ToWorker::Offer(v1::Offer { transfer, next_step })));
+            }
+            Action::Fetch { joiner, source, transfer, next_step, state_hash } => {
+                let Some(Session { collective_address, params_count, .. }) = self.sessions.get(&source) else {
+                    return Ok(()); // its reader is about to report the loss
+                };
+                let (address, params_count) = (collective_address.clone(), *params_count);
+                let fetch = v1::Fetch { transfer, next_step, state_hash, address, params_count };
+                self.send(joiner, wire::response(ToWorker::Fetch(fetch)));
+            }
+            Action::Milestone { milestone, next_step, request, workers } => {
+                self.start_milestone(milestone, next_step, request, &workers);
+            }
             Action::MilestoneDone { milestone, next_step } => self.finish_milestone(milestone, next_step)?,
             Action::Evict { worker, rank, reason } => {
-                tracing::warn!(worker, rank, reason, "a worker was lost");
+                let host = self.sessions.get(&worker).map(|session| session.row.host.clone());
+                tracing::warn!(worker, rank, host, reason, "a worker was lost");
                 self.send(worker, wire::refuse(&reason));
                 self.sessions.remove(&worker);
                 self.emit(RunEvent::WorkerLost { worker_id: worker, rank, reason });
@@ -286,8 +317,9 @@ impl Driver {
         Ok(())
     }
 
-    fn welcome(&self, worker: WorkerId) -> v1::Welcome {
-        let checkpoint = self.checkpoint.as_deref().map(wire::path_text).unwrap_or_default();
+    fn welcome(&self, worker: WorkerId, catch_up: bool) -> v1::Welcome {
+        // By the time somebody joins late, the checkpoint of the start may have been deleted for newer ones.
+        let checkpoint = self.checkpoint.as_deref().filter(|_| !catch_up).map(wire::path_text).unwrap_or_default();
         v1::Welcome {
             run_id: self.run_id.clone(),
             worker_id: worker,
@@ -296,6 +328,7 @@ impl Driver {
             next_step: self.core.next_step(),
             heartbeat_interval_ms: wire::milliseconds(self.config.cluster.heartbeat_interval),
             collective_timeout_ms: wire::milliseconds(self.config.cluster.collective_timeout),
+            catch_up,
         }
     }
 
@@ -421,6 +454,7 @@ impl Driver {
     }
 
     fn end(&mut self, ending: Ending) -> Result<Outcome, RunError> {
+        self.emit(RunEvent::Over);
         match ending {
             Ending::Finished => Ok(Outcome::Finished { next_step: self.core.next_step() }),
             Ending::Interrupted { next_step } => {
@@ -447,12 +481,11 @@ impl Driver {
     }
 
     fn send(&mut self, worker: WorkerId, response: v1::SessionResponse) {
-        let Some(session) = self.sessions.get(&worker) else { return };
+        let Some(session) = self.sessions.get_mut(&worker) else { return };
         if let Err(mpsc::error::TrySendError::Full(_)) = session.outbox.try_send(Ok(response)) {
             // Its reader sees the end of the stream and reports the loss.
             tracing::warn!(worker, "a worker does not read its messages; its connection is dropped");
-            let _ = session.outbox.try_send(Err(Status::resource_exhausted("messages are not being read")));
-            self.sessions.remove(&worker);
+            session.outbox = mpsc::channel(1).0;
         }
     }
 

@@ -3,118 +3,143 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::membership::WorkerId;
+use super::WorkerId;
 
 /// What the core needs to know of the run; everything else about it is the shell's business.
 #[derive(Debug, Clone)]
-pub(crate) struct CoreConfig {
+pub struct CoreConfig {
     /// First step to compute: 0, or where the checkpoint stands.
-    pub(crate) first_step: u64,
+    pub first_step: u64,
     /// One past the last step to compute.
-    pub(crate) stop_step: u64,
-    /// Numbers of done steps after which to save (checkpoint) and to draw samples; sorted by the set.
-    pub(crate) checkpoint_at: BTreeSet<u64>,
-    pub(crate) sample_at: BTreeSet<u64>,
+    pub stop_step: u64,
+    /// Numbers of done steps after which to save a checkpoint.
+    pub checkpoint_at: BTreeSet<u64>,
+    /// Numbers of done steps after which to draw samples.
+    pub sample_at: BTreeSet<u64>,
     /// Workers to wait for before the first step.
-    pub(crate) workers: usize,
+    pub workers: usize,
     /// Workers to be content with once `join_timeout` is over.
-    pub(crate) min_workers: usize,
-    pub(crate) join_timeout: Duration,
+    pub min_workers: usize,
+    /// How long to wait for more than these.
+    pub join_timeout: Duration,
     /// Silence after which a worker counts as lost.
-    pub(crate) lease: Duration,
+    pub lease: Duration,
+    /// Slots of a step, hence the most workers that can share one. Workers beyond it wait as spares.
+    pub slots: usize,
+    /// How long the run waits between two steps for joiners to be sent the state.
+    pub catch_up_timeout: Duration,
     /// Steps that are planned beyond the one being computed, so that pictures are ready in time.
-    pub(crate) plan_ahead: u64,
+    pub plan_ahead: u64,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Event {
+#[expect(missing_docs, reason = "the fields are described where they are decided, in `Action`")]
+pub enum Event {
+    /// A worker has connected.
     Joined { worker: WorkerId },
+    /// A worker has loaded its model. Before the first step it holds the state that the run starts from; later only
+    /// the model's shape.
     Ready { worker: WorkerId, next_step: u64, params_hash: String },
+    /// A sign of life.
     Heard { worker: WorkerId },
+    /// A worker's connection has ended.
     Left { worker: WorkerId, reason: String },
+    /// A vote: the worker holds the whole step's reduced gradient.
     Reduced { worker: WorkerId, generation: u64, step: u64, gradient_hash: String },
+    /// A worker could not reduce the step's gradient with its peers.
     CollectiveFailed { worker: WorkerId, generation: u64, step: u64, reason: String },
+    /// The step that was to be committed is in the ledger.
     Committed { step: u64 },
-    Done { worker: WorkerId, milestone: Milestone, next_step: u64, params_hash: Option<String> },
+    /// A worker has done what `Action::Milestone` of this request asked for.
+    Done { worker: WorkerId, milestone: Milestone, next_step: u64, request: u64, params_hash: Option<String> },
+    /// The source of a transfer names the hash of the state that it holds ready.
+    Offered { worker: WorkerId, transfer: u64, state_hash: String },
+    /// The joiner of a transfer holds the state, whole, with this hash.
+    CaughtUp { worker: WorkerId, transfer: u64, state_hash: String },
+    /// The joiner of a transfer did not get it all from its source. It keeps what it has.
+    FetchFailed { worker: WorkerId, transfer: u64, reason: String },
+    /// Somebody wants the run to end early.
     StopRequested,
+    /// Time has passed.
     Tick,
+}
+
+impl Event {
+    /// Returns the worker that is heard by this event.
+    pub(super) fn worker(&self) -> Option<WorkerId> {
+        match self {
+            Self::Ready { worker, .. }
+            | Self::Heard { worker }
+            | Self::Reduced { worker, .. }
+            | Self::CollectiveFailed { worker, .. }
+            | Self::Done { worker, .. }
+            | Self::Offered { worker, .. }
+            | Self::CaughtUp { worker, .. }
+            | Self::FetchFailed { worker, .. } => Some(*worker),
+            Self::Joined { .. } | Self::Left { .. } | Self::Committed { .. } | Self::StopRequested | Self::Tick => None,
+        }
+    }
 }
 
 /// Work between steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Milestone {
+pub enum Milestone {
+    /// Everything that is needed to go on.
     Checkpoint,
+    /// Pictures.
     Samples,
+    /// The finished model.
     Final,
 }
 
 /// What is to be done about it, in this order.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Action {
-    Refuse {
-        worker: WorkerId,
-        reason: String,
-    },
-    Welcome {
-        worker: WorkerId,
-    },
+#[expect(missing_docs, reason = "each variant says what its fields are for")]
+pub enum Action {
+    /// Turns a worker away that was not taken.
+    Refuse { worker: WorkerId, reason: String },
+    /// Takes a worker. With `catch_up` the run has started: it loads the model's shape and is sent the state later.
+    Welcome { worker: WorkerId, catch_up: bool },
     /// Sends the worker set to each of its members, by rank.
-    Group {
-        generation: u64,
-        workers: Vec<WorkerId>,
-    },
-    Plan {
-        generation: u64,
-        step: u64,
-        workers: Vec<WorkerId>,
-    },
+    Group { generation: u64, workers: Vec<WorkerId> },
+    /// Deals a step to the workers of a generation, by rank.
+    Plan { generation: u64, step: u64, workers: Vec<WorkerId> },
     /// Writes the step to the ledger, durably, then reports `Event::Committed`.
-    Commit {
-        generation: u64,
-        step: u64,
-        gradient_hash: String,
-        workers: Vec<WorkerId>,
-    },
-    Apply {
-        generation: u64,
-        step: u64,
-        gradient_hash: String,
-        workers: Vec<WorkerId>,
-    },
-    Abort {
-        generation: u64,
-        reason: String,
-        workers: Vec<WorkerId>,
-    },
-    Milestone {
-        milestone: Milestone,
-        next_step: u64,
-        workers: Vec<WorkerId>,
-    },
+    Commit { generation: u64, step: u64, gradient_hash: String, workers: Vec<WorkerId> },
+    /// Tells the workers that the step counts.
+    Apply { generation: u64, step: u64, gradient_hash: String, workers: Vec<WorkerId> },
+    /// Ends a generation: what it has not committed is dropped.
+    Abort { generation: u64, reason: String, workers: Vec<WorkerId> },
+    /// Asks a worker to hold its state after `next_step` steps ready for `joiner`, and to name its hash.
+    Offer { source: WorkerId, joiner: WorkerId, transfer: u64, next_step: u64 },
+    /// Tells `joiner` to fetch that state from `source`. What it has already of a state of this hash it keeps.
+    Fetch { joiner: WorkerId, source: WorkerId, transfer: u64, next_step: u64, state_hash: String },
+    /// Asks each worker for its part of a milestone; the first of them writes. Answers carry `request`.
+    Milestone { milestone: Milestone, next_step: u64, request: u64, workers: Vec<WorkerId> },
     /// All workers have done it.
-    MilestoneDone {
-        milestone: Milestone,
-        next_step: u64,
-    },
+    MilestoneDone { milestone: Milestone, next_step: u64 },
     /// The worker is out: drop its connection.
-    Evict {
-        worker: WorkerId,
-        rank: Option<u32>,
-        reason: String,
-    },
-    Finish {
-        workers: Vec<WorkerId>,
-        reason: &'static str,
-    },
+    Evict { worker: WorkerId, rank: Option<u32>, reason: String },
+    /// Tells the workers that the run is over.
+    Finish { workers: Vec<WorkerId>, reason: &'static str },
     /// The run has ended.
     Ended(Ending),
 }
 
 /// How a run ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub enum Ending {
+    /// All steps are done, and what comes after them.
     Finished,
-    Interrupted { next_step: u64 },
-    Failed { reason: String },
+    /// It was asked to stop, and has saved its state.
+    Interrupted {
+        /// Steps done.
+        next_step: u64,
+    },
+    /// It cannot go on.
+    Failed {
+        /// Why.
+        reason: String,
+    },
 }

@@ -1,22 +1,29 @@
-//! Before the first step: workers join, load the model, and are counted.
+//! Workers arrive: they join, load the model and are counted. The first ones start the run, later ones wait for a commit.
 
 use std::time::Duration;
 
-use super::{Action, Ending, Phase, RunState};
-use crate::membership::{WorkerId, WorkerState};
+use super::{Action, Ending, Phase, RunState, WorkerId};
+use crate::membership::WorkerState;
 
 impl RunState {
     pub(super) fn on_joined(&mut self, worker: WorkerId, now: Duration, actions: &mut Vec<Action>) {
-        if !matches!(self.phase, Phase::Gathering { .. }) {
-            let reason = "the run has started; this version takes no workers into a running run".to_owned();
-            actions.push(Action::Refuse { worker, reason });
-        } else if self.membership.len() >= self.config.workers {
-            let reason = format!("the run waits for {} worker(s) and has them", self.config.workers);
-            actions.push(Action::Refuse { worker, reason });
-        } else {
-            self.membership.join(worker, now);
-            actions.push(Action::Welcome { worker });
+        let places = 2 * self.config.slots.max(self.config.workers);
+        if self.membership.get(worker).is_some() {
+            return;
         }
+        if self.membership.len() >= places {
+            let reason = format!(
+                "the run has {} workers already: {} can share its {} slots, the others wait as spares",
+                self.membership.len(),
+                self.config.slots,
+                self.config.slots
+            );
+            actions.push(Action::Refuse { worker, reason });
+            return;
+        }
+        self.membership.join(worker, now);
+        let catch_up = !matches!(self.phase, Phase::Gathering { .. });
+        actions.push(Action::Welcome { worker, catch_up });
     }
 
     pub(super) fn on_ready(
@@ -27,7 +34,13 @@ impl RunState {
         now: Duration,
         actions: &mut Vec<Action>,
     ) {
-        if self.membership.get(worker).is_none() {
+        if self.membership.get(worker).is_none() || self.group.contains(&worker) {
+            return;
+        }
+        if !matches!(self.phase, Phase::Gathering { .. }) {
+            // What it holds does not matter: it is sent everything.
+            self.membership.ready(worker, hash);
+            self.start_transfers(actions);
             return;
         }
         if next_step != self.next_step {
@@ -56,12 +69,8 @@ impl RunState {
         let ready = self.membership.ready_workers();
         let timed_out = now.saturating_sub(since) >= self.config.join_timeout;
         if ready.len() >= self.config.workers || (timed_out && ready.len() >= self.config.min_workers.max(1)) {
-            for worker in self.membership.all() {
-                if !ready.contains(&worker) {
-                    self.evict(worker, "it was not ready in time".to_owned(), actions);
-                }
-            }
-            self.form_group(ready, actions);
+            // Whoever is still loading, or has no slot, joins later.
+            self.form_group(ready.into_iter().take(self.config.slots).collect(), actions);
             self.start_milestones(self.next_step, actions);
             self.advance(actions);
         } else if timed_out && self.membership.len() < self.config.min_workers.max(1) {

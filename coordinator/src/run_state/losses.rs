@@ -1,17 +1,21 @@
-//! The worker set changes: somebody is lost, the generation ends, the survivors go on.
+//! The worker set shrinks: somebody is lost, the generation ends, the survivors go on.
 
 use std::time::Duration;
 
-use super::{Action, Ending, Phase, RunState};
-use crate::membership::WorkerId;
+use super::{Action, Ending, Phase, RunState, WorkerId};
 
 impl RunState {
     pub(super) fn on_tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        // A coordinator that did not run itself (stopped, or on a machine that slept) could hear nobody.
+        if now.saturating_sub(std::mem::replace(&mut self.last_tick, now)) > self.config.lease / 2 {
+            self.membership.excuse(now);
+        }
         for worker in self.membership.expired(now, self.config.lease) {
             let reason = format!("silent for more than {} s", self.config.lease.as_secs_f64());
             self.lose(worker, reason, actions);
         }
         self.try_start(now, actions);
+        self.give_up_slow_joiners(now, actions);
     }
 
     pub(super) fn evict(&mut self, worker: WorkerId, reason: String, actions: &mut Vec<Action>) {
@@ -26,6 +30,10 @@ impl RunState {
             return;
         }
         self.evict(worker, reason.clone(), actions);
+        if self.transfers.remove(&worker).is_some() {
+            self.replace_source(worker, actions);
+            return;
+        }
         if !self.group.contains(&worker) {
             return;
         }
@@ -35,6 +43,7 @@ impl RunState {
             // The ledger decides: the survivors apply what it holds, then regroup.
             Phase::Committing { .. } => self.lost_in_commit.push(reason),
             Phase::Stepping { .. } | Phase::Closing => self.regroup(&reason, actions),
+            Phase::CatchingUp { .. } => self.lose_in_catch_up(worker, &reason, actions),
             Phase::Gathering { .. } | Phase::Ended => {}
         }
     }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Action, Ending, Milestone, Phase, RunState};
-use crate::membership::WorkerId;
+use super::{Action, Ending, Milestone, Phase, RunState, WorkerId};
 
 /// A milestone that is under way.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Pending {
+    /// Number of the request; an answer to an earlier one is about files that a lost worker may not have finished.
+    request: u64,
     waiting: BTreeSet<WorkerId>,
     params_hash: Option<String>,
 }
@@ -31,20 +32,24 @@ impl RunState {
         if self.milestones.contains_key(&key) {
             return;
         }
-        let pending = Pending { waiting: self.group.iter().copied().collect(), params_hash: None };
+        self.requests += 1;
+        let (request, workers) = (self.requests, self.group.clone());
+        let pending = Pending { request, waiting: workers.iter().copied().collect(), params_hash: None };
         self.milestones.insert(key, pending);
-        actions.push(Action::Milestone { milestone, next_step: self.next_step, workers: self.group.clone() });
+        actions.push(Action::Milestone { milestone, next_step: self.next_step, request, workers });
     }
 
     pub(super) fn on_done(
         &mut self,
         worker: WorkerId,
-        milestone: Milestone,
-        next_step: u64,
+        (milestone, next_step, request): (Milestone, u64, u64),
         params_hash: Option<String>,
         actions: &mut Vec<Action>,
     ) {
         let Some(pending) = self.milestones.get_mut(&(next_step, milestone)) else { return };
+        if pending.request != request {
+            return;
+        }
         pending.waiting.remove(&worker);
         if let Some(hash) = params_hash {
             let known = pending.params_hash.get_or_insert_with(|| hash.clone());

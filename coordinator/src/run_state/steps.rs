@@ -1,9 +1,9 @@
 //! A step: plan, votes, commit, apply; and the stop between two of them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use super::{Action, Ending, Milestone, Phase, RunState};
-use crate::membership::WorkerId;
+use super::{Action, Ending, Milestone, Phase, RunState, WorkerId};
 
 impl RunState {
     /// Goes on with the next step, or closes the run when all are done.
@@ -50,27 +50,33 @@ impl RunState {
         if votes.len() < self.group.len() {
             return;
         }
+        let votes = std::mem::take(votes);
         let gradient_hash = votes.values().next().expect("a group has members").clone();
-        let dissenters: Vec<_> = votes.iter().filter(|(_, hash)| **hash != gradient_hash).map(|(id, _)| *id).collect();
-        if dissenters.is_empty() {
-            self.disagreements = 0;
-            self.phase = Phase::Committing { gradient_hash: gradient_hash.clone() };
-            actions.push(Action::Commit { generation, step, gradient_hash, workers: self.group.clone() });
+        if votes.values().any(|hash| *hash != gradient_hash) {
+            self.on_disagreement(&votes, actions);
             return;
         }
-        self.disagreements += 1;
-        let reason = format!(
-            "the reduced gradients of step {step} differ: workers {dissenters:?} against worker {}",
-            self.group[0]
-        );
-        if self.disagreements > 1 {
-            self.end(Ending::Failed { reason: format!("{reason}, twice in a row") }, actions);
-        } else {
-            self.regroup(&reason, actions);
+        self.disagreements = 0;
+        self.suspects.clear();
+        self.phase = Phase::Committing { gradient_hash: gradient_hash.clone() };
+        actions.push(Action::Commit { generation, step, gradient_hash, workers: self.group.clone() });
+    }
+
+    pub(super) fn on_collective_failed(
+        &mut self,
+        worker: WorkerId,
+        generation: u64,
+        step: u64,
+        reason: &str,
+        actions: &mut Vec<Action>,
+    ) {
+        let current = generation == self.generation && step == self.next_step && self.group.contains(&worker);
+        if current && matches!(self.phase, Phase::Stepping { .. }) {
+            self.regroup(&format!("the collective failed on worker {worker}: {reason}"), actions);
         }
     }
 
-    pub(super) fn on_committed(&mut self, step: u64, actions: &mut Vec<Action>) {
+    pub(super) fn on_committed(&mut self, step: u64, now: Duration, actions: &mut Vec<Action>) {
         let Phase::Committing { gradient_hash } = &self.phase else { return };
         assert_eq!(step, self.next_step, "one step is committed at a time");
         let gradient_hash = gradient_hash.clone();
@@ -81,14 +87,17 @@ impl RunState {
             self.config.stop_step = self.next_step;
         }
         let lost = std::mem::take(&mut self.lost_in_commit);
-        if lost.is_empty() {
-            self.start_milestones(self.next_step, actions);
-            self.advance(actions);
-        } else if self.group.is_empty() {
+        if self.group.is_empty() {
             self.fail_without_workers(&lost.join("; "), actions);
-        } else {
+            return;
+        }
+        if !lost.is_empty() {
             self.form_group_of_survivors(&lost.join("; "), actions);
-            self.start_milestones(self.next_step, actions);
+        }
+        self.start_milestones(self.next_step, actions);
+        if self.next_step < self.config.stop_step && !self.next_joiners().is_empty() {
+            self.begin_catch_up(now, actions);
+        } else {
             self.advance(actions);
         }
     }
@@ -107,6 +116,14 @@ impl RunState {
             Phase::Stepping { .. } | Phase::Committing { .. } => {
                 self.interrupted = true;
                 self.config.stop_step = self.next_step + 1;
+            }
+            // Nobody computes: close with those who hold the state.
+            Phase::CatchingUp { .. } => {
+                self.interrupted = true;
+                self.config.stop_step = self.next_step;
+                self.transfers.clear();
+                self.form_group(self.group.clone(), actions);
+                self.advance(actions);
             }
             // It is being closed anyway: let it finish.
             Phase::Closing | Phase::Ended => {}

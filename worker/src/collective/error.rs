@@ -41,6 +41,17 @@ pub(crate) enum CollectiveError {
         #[source]
         source: LinkError,
     },
+    /// A peer did not send the whole state.
+    #[error("the connection to {address} broke while {doing}")]
+    Source {
+        /// Where the peer listens.
+        address: String,
+        /// What it was used for.
+        doing: &'static str,
+        /// What broke it.
+        #[source]
+        source: LinkError,
+    },
     /// An earlier reduction of the generation failed, so its links are gone.
     #[error("the collective of generation {generation} broke earlier")]
     Broken {

@@ -28,6 +28,10 @@ pub(super) enum Kind {
     Partial = 3,
     /// A block of the finished sum, from the owner of the chunk.
     Total = 4,
+    /// First frame of a joiner's connection: asks for the state from an offset on.
+    Fetch = 5,
+    /// A block of the state.
+    State = 6,
 }
 
 /// Everything that identifies a frame.
@@ -75,7 +79,7 @@ impl Header {
     fn from_bytes(bytes: &[u8; HEADER_BYTES - 4]) -> Option<Self> {
         let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-        let kind = [Kind::Hello, Kind::Ready, Kind::Partial, Kind::Total]
+        let kind = [Kind::Hello, Kind::Ready, Kind::Partial, Kind::Total, Kind::Fetch, Kind::State]
             .into_iter()
             .find(|kind| *kind as u8 == bytes[5])
             .filter(|_| bytes[0..4] == MAGIC && bytes[4] == VERSION)?;
@@ -142,7 +146,7 @@ pub(super) async fn read(
 pub(super) async fn read_hello(reader: &mut (impl AsyncRead + Unpin), limit: Duration) -> Result<Header, LinkError> {
     let (header, crc) =
         tokio::time::timeout(limit, read_header(reader)).await.map_err(|_| LinkError::Silent { limit })??;
-    if header.kind != Kind::Hello || header.payload_bytes != 0 {
+    if !matches!(header.kind, Kind::Hello | Kind::Fetch) || header.payload_bytes != 0 {
         return Err(LinkError::Unexpected { got: format!("{header:?}"), expected: "a hello".to_owned() });
     }
     if checksum(&header.to_bytes(), &[]) != crc {

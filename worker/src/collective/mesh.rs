@@ -10,12 +10,13 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::frame::{self, Header, Kind, run_hash};
+use super::state::StateCall;
 use super::tree::Node;
 use super::{CollectiveError, GroupConfig, LinkError};
 
@@ -25,6 +26,8 @@ const HELLO_LIMIT: Duration = Duration::from_secs(5);
 const GREETING_MAX: usize = 64;
 /// Callers that may wait for their generation: a rank has fewer peers than this, and strangers push out the oldest.
 const WAITING_MAX: usize = 256;
+/// Joiners that may wait to be answered; the coordinator sends a worker one or two at a time.
+const STATE_CALLS_MAX: usize = 16;
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Where peers reach this worker's collectives, for all generations.
@@ -32,6 +35,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 pub(crate) struct Endpoint {
     address: SocketAddr,
     room: Arc<Room>,
+    state_calls: Option<mpsc::Receiver<StateCall>>,
     _accepting: DropGuard,
 }
 
@@ -45,8 +49,14 @@ impl Endpoint {
         let address = listener.local_addr()?;
         let room = Arc::new(Room::default());
         let closed = CancellationToken::new();
-        tokio::spawn(closed.clone().run_until_cancelled_owned(accept(listener, Arc::clone(&room))));
-        Ok(Self { address, room, _accepting: closed.drop_guard() })
+        let (joiners, state_calls) = mpsc::channel(STATE_CALLS_MAX);
+        tokio::spawn(closed.clone().run_until_cancelled_owned(accept(listener, Arc::clone(&room), joiners)));
+        Ok(Self { address, room, state_calls: Some(state_calls), _accepting: closed.drop_guard() })
+    }
+
+    /// Returns the calls of joiners that want the state. None the second time.
+    pub(crate) fn take_state_calls(&mut self) -> Option<mpsc::Receiver<StateCall>> {
+        self.state_calls.take()
     }
 
     /// Returns the address with the port that was taken.
@@ -94,7 +104,7 @@ impl Room {
     }
 }
 
-async fn accept(listener: TcpListener, room: Arc<Room>) {
+async fn accept(listener: TcpListener, room: Arc<Room>, joiners: mpsc::Sender<StateCall>) {
     let mut greetings = JoinSet::new();
     let places = Arc::new(Semaphore::new(GREETING_MAX));
     loop {
@@ -105,9 +115,11 @@ async fn accept(listener: TcpListener, room: Arc<Room>) {
             tokio::time::sleep(RETRY_INTERVAL).await;
             continue;
         };
-        let room = Arc::clone(&room);
+        let (room, joiners) = (Arc::clone(&room), joiners.clone());
         greetings.spawn(async move {
             match frame::read_hello(&mut stream, HELLO_LIMIT).await {
+                // Dropped when too many wait or nobody answers; the joiner then turns to another peer.
+                Ok(hello) if hello.kind == Kind::Fetch => drop(joiners.try_send(StateCall::new(hello, stream))),
                 Ok(hello) => room.enter(hello, stream),
                 Err(error) => tracing::debug!(%caller, %error, "refused a connection to the collective"),
             }
@@ -187,15 +199,20 @@ async fn answer(room: &Room, group: &GroupConfig, rank: u32) -> Result<Link, Col
     split(rank, stream, limit).map_err(failed)
 }
 
+fn split(rank: u32, stream: TcpStream, limit: Duration) -> Result<Link, LinkError> {
+    set_options(&stream, limit)?;
+    let (reader, writer) = stream.into_split();
+    Ok(Link { rank, reader, writer })
+}
+
 /// Sets the options of a link: small frames leave at once, and the kernel finds a host that is gone, also while
 /// nothing is sent.
-fn split(rank: u32, stream: TcpStream, limit: Duration) -> Result<Link, LinkError> {
+pub(super) fn set_options(stream: &TcpStream, limit: Duration) -> Result<(), LinkError> {
     let probe_interval = (limit / 4).max(Duration::from_secs(1));
     let keepalive = TcpKeepalive::new().with_time(probe_interval).with_interval(probe_interval).with_retries(3);
-    let socket = SockRef::from(&stream);
+    let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive)).map_err(LinkError::Io)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(limit)).map_err(LinkError::Io)?;
-    let (reader, writer) = stream.into_split();
-    Ok(Link { rank, reader, writer })
+    Ok(())
 }

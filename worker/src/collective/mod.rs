@@ -1,5 +1,7 @@
 //! Adds up the gradients of a step's slots, whoever computed them, to the same bits on every worker.
 //!
+//! [`state`] sends a joiner what the sums have made of the model.
+//!
 //! [`tree`] says in which order, [`local`] does it alone, [`tcp`] together with peers. All pass the tests in
 //! `conformance.rs`.
 
@@ -7,6 +9,7 @@ mod error;
 mod frame;
 mod local;
 mod mesh;
+mod state;
 mod tcp;
 pub(crate) mod tree;
 
@@ -21,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use error::{CollectiveError, LinkError};
 pub(crate) use local::Local;
 pub(crate) use mesh::Endpoint;
+pub(crate) use state::{StateCall, StateRequest, fetch_state};
 pub(crate) use tcp::Tcp;
 
 use tree::Partial;

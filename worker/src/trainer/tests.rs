@@ -290,3 +290,34 @@ fn the_optimizer_state_of_another_model_is_refused() {
     let error = resume(&bench, &path).err().expect("the layouts differ");
     assert!(error.to_string().contains("optimizer.safetensors"), "{error}");
 }
+
+#[test]
+fn a_state_sent_in_pieces_goes_on_with_the_same_bits() {
+    let bench = Bench::new();
+    let (plan, norm) = (plan(&[&[0, 1], &[2, 3]]), 1.0);
+    let mut source = bench.trainer();
+    let (gradient, _) = bench.reduced(&plan, 1);
+    source.apply(gradient.clone(), norm, &plan);
+    let mut joiner = bench.trainer();
+    let (elements, hash) = (source.state_elements(), source.state_hash(1));
+    assert_eq!(elements, 3 * source.elements());
+    assert_ne!(joiner.state_hash(1), hash);
+    let piece = elements / 7 + 1;
+    let mut first = 0;
+    while first < elements {
+        let values = source.read_state(first, piece);
+        assert!(values.len() == piece || first + values.len() == elements);
+        joiner.write_state(first, &values);
+        first += values.len();
+    }
+    assert!(source.read_state(elements, piece).is_empty());
+    joiner.adopt_state(1);
+    assert_eq!((joiner.state_hash(1), joiner.next_step()), (hash.clone(), 1));
+    assert_ne!(source.state_hash(2), hash, "the count of steps belongs to the state");
+    for trainer in [&mut source, &mut joiner] {
+        trainer.apply(gradient.clone(), norm, &plan);
+    }
+    assert_eq!(source.state_hash(2), joiner.state_hash(2));
+    let parts = [&mut source, &mut joiner].map(|trainer| bench.compute(trainer, &plan).unwrap().parts);
+    assert!(parts[0].iter().zip(&parts[1]).all(|(a, b)| a.sum == b.sum), "the model computes with what was sent");
+}

@@ -1,0 +1,191 @@
+//! Joiners are sent the state between two steps, by a member, directly.
+//!
+//! After a commit the generation ends and everybody stands at the same step. A member of the group (the source) names the
+//! hash of its state, the joiner fetches it and must arrive at the same hash. When a source is lost, another takes over:
+//! it holds the same state, so the joiner keeps what it has. When all joiners have caught up, or are gone, the next
+//! generation begins.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Action, Ending, Phase, RunState, WorkerId};
+
+/// The way of the state to one joiner.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Transfer {
+    /// Tells this attempt from earlier ones.
+    number: u64,
+    source: WorkerId,
+    progress: Progress,
+    /// Sources from which the joiner could not fetch.
+    failed: BTreeSet<WorkerId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// The source was asked for its hash.
+    Asked,
+    /// The joiner fetches.
+    Fetching,
+    /// The joiner holds the state.
+    Done,
+}
+
+impl RunState {
+    /// Names the joiners that can be taken in now: as many as there are slots without a worker.
+    pub(super) fn next_joiners(&self) -> Vec<WorkerId> {
+        let free = self.config.slots.saturating_sub(self.group.len() + self.transfers.len());
+        let waits = |worker: &WorkerId| !self.group.contains(worker) && !self.transfers.contains_key(worker);
+        self.membership.ready_workers().into_iter().filter(waits).take(free).collect()
+    }
+
+    /// Ends the generation between two steps and starts to send the state to those who wait.
+    pub(super) fn begin_catch_up(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let joiners = self.next_joiners();
+        actions.push(Action::Abort {
+            generation: self.generation,
+            reason: format!("workers {joiners:?} are sent the state after {} steps", self.next_step),
+            workers: self.group.clone(),
+        });
+        self.state_hash = None;
+        self.phase = Phase::CatchingUp { since: now };
+        self.start_transfers(actions);
+    }
+
+    /// Starts transfers to all who wait, if this is the time for it.
+    pub(super) fn start_transfers(&mut self, actions: &mut Vec<Action>) {
+        if !matches!(self.phase, Phase::CatchingUp { .. }) {
+            return;
+        }
+        for joiner in self.next_joiners() {
+            let started = self.start_transfer(joiner, BTreeSet::new(), actions);
+            debug_assert!(started, "whoever waits between two steps waits for a group");
+        }
+    }
+
+    /// Asks the holder of the state that has the fewest joiners to see to. False when none is left to ask.
+    #[must_use]
+    fn start_transfer(&mut self, joiner: WorkerId, failed: BTreeSet<WorkerId>, actions: &mut Vec<Action>) -> bool {
+        let load = |source: &WorkerId| self.transfers.values().filter(|transfer| transfer.source == *source).count();
+        let holders = self.group.iter().copied().chain(self.caught_up());
+        let Some(source) = holders.filter(|holder| !failed.contains(holder)).min_by_key(load) else {
+            return false;
+        };
+        self.transfer_count += 1;
+        let transfer = self.transfer_count;
+        self.transfers.insert(joiner, Transfer { number: transfer, source, progress: Progress::Asked, failed });
+        actions.push(Action::Offer { source, joiner, transfer, next_step: self.next_step });
+        true
+    }
+
+    /// Names the joiners that hold the state.
+    fn caught_up(&self) -> Vec<WorkerId> {
+        let done = self.transfers.iter().filter(|(_, transfer)| transfer.progress == Progress::Done);
+        done.map(|(joiner, _)| *joiner).collect()
+    }
+
+    pub(super) fn on_offered(&mut self, source: WorkerId, number: u64, state_hash: String, actions: &mut Vec<Action>) {
+        let is_meant = |transfer: &Transfer| (transfer.number, transfer.source) == (number, source);
+        let Some((joiner, transfer)) = self.transfers.iter_mut().find(|(_, transfer)| is_meant(transfer)) else {
+            return; // of a transfer that has ended
+        };
+        if transfer.progress != Progress::Asked {
+            return;
+        }
+        transfer.progress = Progress::Fetching;
+        let (joiner, next_step, transfer) = (*joiner, self.next_step, number);
+        let known = self.state_hash.get_or_insert_with(|| state_hash.clone());
+        if *known != state_hash {
+            let reason = format!("after {next_step} steps worker {source} holds another state than its peers");
+            self.end(Ending::Failed { reason }, actions);
+            return;
+        }
+        actions.push(Action::Fetch { joiner, source, transfer, next_step, state_hash });
+    }
+
+    pub(super) fn on_caught_up(&mut self, joiner: WorkerId, number: u64, state_hash: &str, actions: &mut Vec<Action>) {
+        let Some(transfer) = self.transfers.get_mut(&joiner) else { return };
+        if transfer.number != number || transfer.progress != Progress::Fetching {
+            return;
+        }
+        if self.state_hash.as_deref() != Some(state_hash) {
+            self.on_fetch_failed(joiner, number, "what arrived has another hash", actions);
+            return;
+        }
+        transfer.progress = Progress::Done;
+        self.on_transfers_changed(actions);
+    }
+
+    pub(super) fn on_fetch_failed(&mut self, joiner: WorkerId, number: u64, reason: &str, actions: &mut Vec<Action>) {
+        let Some(transfer) = self.transfers.get(&joiner) else { return };
+        if transfer.number == number && transfer.progress != Progress::Done {
+            let mut failed = transfer.failed.clone();
+            failed.insert(transfer.source);
+            self.change_source(joiner, failed, reason, actions);
+            self.on_transfers_changed(actions);
+        }
+    }
+
+    /// Lets the joiner go on with another source, or evicts it when all have failed.
+    fn change_source(&mut self, joiner: WorkerId, failed: BTreeSet<WorkerId>, reason: &str, actions: &mut Vec<Action>) {
+        self.transfers.remove(&joiner);
+        if !self.start_transfer(joiner, failed, actions) {
+            self.evict(joiner, format!("no worker could send it the state: {reason}"), actions);
+        }
+    }
+
+    /// A member of the group is gone, and what it was sending and saving.
+    pub(super) fn lose_in_catch_up(&mut self, lost: WorkerId, reason: &str, actions: &mut Vec<Action>) {
+        if self.group.is_empty() {
+            // Joiners that hold the state are as good as those they had it from.
+            self.group = self.caught_up();
+            self.transfers.retain(|_, transfer| transfer.progress != Progress::Done);
+        }
+        if self.group.is_empty() {
+            self.fail_without_workers(reason, actions);
+            return;
+        }
+        self.repeat_milestones(actions);
+        self.replace_source(lost, actions);
+    }
+
+    /// Finds other sources for those who were being sent the state by a worker that is gone.
+    pub(super) fn replace_source(&mut self, lost: WorkerId, actions: &mut Vec<Action>) {
+        let is_orphan = |transfer: &Transfer| transfer.progress != Progress::Done && transfer.source == lost;
+        let orphans = self.transfers.iter().filter(|(_, transfer)| is_orphan(transfer));
+        let orphans: Vec<_> = orphans.map(|(joiner, transfer)| (*joiner, transfer.failed.clone())).collect();
+        for (joiner, failed) in orphans {
+            self.change_source(joiner, failed, "the others are gone", actions);
+        }
+        self.on_transfers_changed(actions);
+    }
+
+    /// Begins the next generation when nobody is being sent the state any more.
+    pub(super) fn on_transfers_changed(&mut self, actions: &mut Vec<Action>) {
+        let catching_up = matches!(self.phase, Phase::CatchingUp { .. });
+        if !catching_up || self.transfers.values().any(|transfer| transfer.progress != Progress::Done) {
+            return;
+        }
+        let mut workers = self.group.clone();
+        workers.extend(self.caught_up());
+        self.transfers.clear();
+        self.form_group(workers, actions);
+        self.advance(actions);
+    }
+
+    /// Gives up joiners that hold the others up for too long.
+    pub(super) fn give_up_slow_joiners(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let Phase::CatchingUp { since } = self.phase else { return };
+        if now.saturating_sub(since) < self.config.catch_up_timeout {
+            return;
+        }
+        let slow = self.transfers.iter().filter(|(_, transfer)| transfer.progress != Progress::Done);
+        let slow: Vec<_> = slow.map(|(joiner, _)| *joiner).collect();
+        for joiner in slow {
+            let limit = self.config.catch_up_timeout.as_secs_f64();
+            self.transfers.remove(&joiner);
+            self.evict(joiner, format!("it could not be sent the state within {limit} s"), actions);
+        }
+        self.on_transfers_changed(actions);
+    }
+}
