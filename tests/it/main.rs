@@ -3,3 +3,4 @@
 mod arrows;
 mod documents;
 mod scripts;
+mod simulation;

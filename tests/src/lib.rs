@@ -1,4 +1,6 @@
-//! What the tests that cross crates share: where the repository is and which files it holds.
+//! What the tests that cross crates share: where the repository is and which files it holds, and the simulation.
+
+pub mod simulation;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,226 @@
+//! The coordinator's process: performs what the core decides, and holds each decision against the truth.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ballast_coordinator::run_state::{Action, CoreConfig, Ending, Event, Milestone, RunState, WorkerId};
+
+use super::{Happening, Millis, World};
+use crate::simulation::truth;
+
+const TICK: Millis = 500;
+const LEASE: Duration = Duration::from_secs(3);
+
+impl World {
+    pub(super) fn start_coordinator(&mut self) {
+        // As `--resume` does: back to the newest checkpoint.
+        self.first_step = self.disk.checkpoints.last().copied().unwrap_or(0);
+        if self.disk.ledger.len() as u64 > self.first_step {
+            self.disk.ledger.truncate(self.first_step as usize);
+            self.tally.rollbacks += 1;
+        }
+        let config = CoreConfig {
+            first_step: self.first_step,
+            stop_step: self.steps,
+            checkpoint_at: (1..self.steps).filter(|done| done.is_multiple_of(3)).collect(),
+            sample_at: [0, 5].into(),
+            workers: self.workers_wanted,
+            min_workers: 1,
+            join_timeout: Duration::from_secs(20),
+            lease: LEASE,
+            plan_ahead: 2,
+            slots: self.slots,
+            catch_up_timeout: Duration::from_secs(30),
+        };
+        self.life += 1;
+        self.generation = 0;
+        self.planned_steps.clear();
+        self.writing = None;
+        self.core = Some(RunState::new(config, self.clock()));
+        self.plan(TICK, Happening::Event { life: self.life, worker: None, event: Event::Tick });
+    }
+
+    /// The coordinator's process ends. What was being written is there, or is not.
+    pub(super) fn kill_coordinator(&mut self) {
+        self.tally.coordinator_deaths += 1;
+        self.core = None;
+        self.coordinator_paused_until = 0;
+        self.life += 1;
+        if let Some((_, gradient)) = self.writing.take()
+            && self.rng.one_in(2)
+        {
+            self.disk.ledger.push(gradient);
+        }
+        self.sessions.clear();
+        // Workers notice at once, or when nobody answers their pings; then they end.
+        for worker in self.workers.keys().copied().collect::<Vec<_>>() {
+            let delay = self.rng.within(1..200);
+            self.plan(delay, Happening::Broken { worker });
+        }
+        let delay = self.rng.within(500..5_000);
+        self.plan(delay, Happening::StartCoordinator);
+    }
+
+    fn clock(&self) -> Duration {
+        Duration::from_millis(self.now + self.clock_offset)
+    }
+
+    pub(super) fn on_event(&mut self, life: u64, worker: Option<WorkerId>, event: Event) -> Result<(), String> {
+        if life != self.life || worker.is_some_and(|worker| !self.sessions.contains(&worker)) {
+            return Ok(());
+        }
+        if event == Event::Tick {
+            self.plan(TICK, Happening::Event { life, worker: None, event: Event::Tick });
+        }
+        self.decide(event)
+    }
+
+    pub(super) fn on_written(&mut self, life: u64, step: u64) -> Result<(), String> {
+        if life != self.life {
+            return Ok(());
+        }
+        let (generation, gradient) = self.writing.take().ok_or("something was written that nobody wrote")?;
+        self.disk.ledger.push(gradient);
+        self.committed_in = generation;
+        self.decide(Event::Committed { step })
+    }
+
+    pub(super) fn decide(&mut self, event: Event) -> Result<(), String> {
+        let now = self.clock();
+        let Some(core) = &mut self.core else { return Ok(()) };
+        self.tally.events += 1;
+        for action in core.on(event, now) {
+            self.note(|| format!("    → {action:?}"));
+            self.perform(action)?;
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, action: Action) -> Result<(), String> {
+        match &action {
+            Action::Welcome { worker, .. } => self.send(*worker, &action),
+            Action::Refuse { worker, .. } => self.dismiss(*worker, &action),
+            Action::Evict { worker, reason, .. } => {
+                self.tally.losses += 1;
+                if reason.contains("differed twice") {
+                    self.tally.expulsions += 1;
+                    let is_guilty = self.workers.get(worker).is_none_or(|worker| worker.corrupt_until > 0);
+                    self.check(is_guilty, "a sound worker is expelled")?;
+                }
+                self.dismiss(*worker, &action);
+            }
+            Action::Group { generation, workers } => {
+                self.check(*generation > self.generation, "a generation is numbered like an earlier one")?;
+                let distinct: BTreeSet<_> = workers.iter().collect();
+                self.check(
+                    distinct.len() == workers.len() && !workers.is_empty(),
+                    "a group is empty or has a worker twice",
+                )?;
+                self.check(workers.len() <= self.slots, "a group has more workers than slots")?;
+                let is_here = workers.iter().all(|worker| self.sessions.contains(worker));
+                self.check(is_here, "a group has a worker that is not connected")?;
+                self.generation = *generation;
+                self.send_all(workers, &action);
+            }
+            Action::Plan { generation, step, workers } => {
+                self.check(*generation == self.generation, "a plan is not of the present generation")?;
+                self.check(*step >= self.committed(), "a committed step is planned again")?;
+                self.check(*step < self.steps, "a step is planned beyond the last")?;
+                let is_new = self.planned_steps.insert((*generation, *step));
+                self.check(is_new, "a step is planned twice in a generation")?;
+                self.send_all(workers, &action);
+            }
+            Action::Commit { generation, step, gradient_hash, .. } => {
+                self.check(*generation == self.generation, "a commit is not of the present generation")?;
+                self.check(*step == self.committed() && self.writing.is_none(), "a commit leaves a gap or overlaps")?;
+                let gradient = truth::gradient(*step, self.truth[*step as usize]);
+                self.check(*gradient_hash == truth::hash(gradient), "a wrong gradient is committed")?;
+                self.writing = Some((*generation, gradient));
+                self.tally.commits += 1;
+                let (delay, life, step) = (self.rng.within(0..40), self.life, *step);
+                self.plan(delay, Happening::Written { life, step });
+            }
+            Action::Apply { generation, step, workers, .. } => {
+                self.check(*step + 1 == self.committed(), "a step is applied that is not in the ledger")?;
+                self.check(*generation == self.committed_in, "a step is applied in a stale generation")?;
+                self.send_all(workers, &action);
+            }
+            Action::Abort { workers, .. } | Action::Milestone { workers, .. } => self.send_all(workers, &action),
+            Action::Offer { source, .. } => self.send(*source, &action),
+            Action::Fetch { joiner, .. } => self.send(*joiner, &action),
+            Action::MilestoneDone { milestone: Milestone::Checkpoint, next_step } => {
+                let saved = self.disk.files.get(next_step).copied();
+                self.check(
+                    saved == Some(self.truth[*next_step as usize]),
+                    "a checkpoint is recorded that is not whole",
+                )?;
+                self.check(*next_step <= self.committed(), "a checkpoint of steps to come is recorded")?;
+                self.disk.checkpoints.insert(*next_step);
+            }
+            Action::MilestoneDone { .. } => {}
+            Action::Finish { workers, .. } => {
+                for worker in workers {
+                    self.dismiss(*worker, &action);
+                }
+            }
+            Action::Ended(ending) => self.on_ended(ending)?,
+        }
+        Ok(())
+    }
+
+    fn on_ended(&mut self, ending: &Ending) -> Result<(), String> {
+        let committed = self.committed();
+        match ending {
+            Ending::Finished => {
+                self.check(committed == self.steps, "the run is over and not all steps are committed")?;
+                let last = self.truth[self.steps as usize];
+                self.check(self.disk.final_state == Some(last), "the finished model is not what it must be")?;
+                self.is_over = true;
+            }
+            Ending::Interrupted { next_step } => {
+                self.check(*next_step == committed, "the run was stopped at another step than the ledger's")?;
+                let is_saved = *next_step == self.first_step || self.disk.checkpoints.contains(next_step);
+                self.check(is_saved, "the run was stopped and its state not saved")?;
+                self.kill_coordinator();
+            }
+            // Whoever watches the run starts it again, with `--resume`.
+            Ending::Failed { reason } => {
+                const EXPECTED: [&str; 3] = ["no worker is left", "worker(s) joined within", "no majority"];
+                let is_expected = EXPECTED.iter().any(|expected| reason.contains(expected));
+                self.check(is_expected, &format!("the run fails without need: {reason}"))?;
+                self.kill_coordinator();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn committed(&self) -> u64 {
+        self.disk.ledger.len() as u64
+    }
+
+    pub(super) fn check(&self, is_good: bool, otherwise: &str) -> Result<(), String> {
+        if is_good { Ok(()) } else { Err(otherwise.to_owned()) }
+    }
+
+    fn send_all(&mut self, workers: &[WorkerId], message: &Action) {
+        for worker in workers {
+            self.send(*worker, message);
+        }
+    }
+
+    /// Sends a message to a worker, in order.
+    fn send(&mut self, worker: WorkerId, message: &Action) {
+        if self.sessions.contains(&worker)
+            && let Some(machine) = self.workers.get(&worker).map(|worker| worker.machine)
+        {
+            let time = self.arrival(machine, worker, false);
+            self.plan_at(time, Happening::Message { worker, message: message.clone() });
+        }
+    }
+
+    /// Sends a last message and closes the connection.
+    fn dismiss(&mut self, worker: WorkerId, message: &Action) {
+        self.send(worker, message);
+        self.sessions.remove(&worker);
+    }
+}

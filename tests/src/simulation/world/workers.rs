@@ -1,0 +1,264 @@
+//! What workers do when something happens to them.
+
+use ballast_coordinator::run_state::{Action, Event, Milestone, WorkerId};
+
+use super::{Happening, World};
+use crate::simulation::truth::{self, FIRST_STATE};
+use crate::simulation::worker::{Activity, Worker};
+
+impl World {
+    /// A process starts on a machine and connects; it tries again while nobody answers.
+    pub(super) fn start_worker(&mut self, machine: usize) {
+        if self.core.is_none() || self.links.is_cut_off(machine, self.now) {
+            self.plan(300, Happening::StartWorker { machine });
+            return;
+        }
+        let worker = self.next_worker;
+        self.next_worker += 1;
+        self.workers.insert(worker, Worker::new(machine));
+        self.sessions.insert(worker);
+        self.say(worker, Event::Joined { worker });
+        self.plan(1_000, Happening::Heartbeat { worker });
+    }
+
+    /// A process ends. Its machine starts another one a little later.
+    pub(super) fn end_worker(&mut self, worker: WorkerId, connection_closes: bool) {
+        let Some(ended) = self.workers.remove(&worker) else { return };
+        if connection_closes && self.sessions.contains(&worker) {
+            let time = self.arrival(ended.machine, worker, true);
+            let event = Event::Left { worker, reason: "its connection was closed".to_owned() };
+            self.plan_at(time, Happening::Event { life: self.life, worker: Some(worker), event });
+        }
+        // Its peers' connections break.
+        for peer in self.workers.keys().copied().collect::<Vec<_>>() {
+            if self.workers[&peer].group.contains(&worker) {
+                self.break_sum(peer, 50);
+            }
+        }
+        let delay = self.rng.within(100..3_000);
+        self.plan(delay, Happening::StartWorker { machine: ended.machine });
+    }
+
+    /// Sends an event to the coordinator, in order; now and then a copy of it comes late.
+    pub(super) fn say(&mut self, worker: WorkerId, event: Event) {
+        let machine = self.workers[&worker].machine;
+        let time = self.arrival(machine, worker, true);
+        let happening = Happening::Event { life: self.life, worker: Some(worker), event };
+        if self.duplicates_now() && self.rng.one_in(8) {
+            let later = time + self.rng.within(0..3_000);
+            self.plan_at(later, happening.clone());
+        }
+        self.plan_at(time, happening);
+    }
+
+    pub(super) fn on_message(&mut self, id: WorkerId, message: Action) -> Result<(), String> {
+        let Some(worker) = self.workers.get_mut(&id) else { return Ok(()) };
+        match message {
+            Action::Refuse { .. } | Action::Evict { .. } | Action::Finish { .. } => {
+                self.end_worker(id, false);
+                return Ok(());
+            }
+            message => worker.receive(message),
+        }
+        self.pump(id)
+    }
+
+    /// Lets a worker go on: with its messages, then with the next step.
+    fn pump(&mut self, id: WorkerId) -> Result<(), String> {
+        loop {
+            let Some(worker) = self.workers.get_mut(&id) else { return Ok(()) };
+            if worker.activity != Activity::Idle {
+                return Ok(());
+            }
+            if let Some(message) = worker.inbox.pop_front() {
+                self.obey(id, message)?;
+            } else if let Some(step) = worker.next_plan() {
+                let generation = worker.generation;
+                self.begin(id, Activity::Computing { generation, step }, 150);
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    fn begin(&mut self, id: WorkerId, activity: Activity, at_most: u64) {
+        let worker = self.workers.get_mut(&id).expect("only living workers begin something");
+        worker.begin(activity);
+        let number = worker.activity_number;
+        let delay = self.rng.within(1..at_most);
+        self.plan(delay, Happening::Activity { worker: id, number });
+    }
+
+    fn obey(&mut self, id: WorkerId, message: Action) -> Result<(), String> {
+        let worker = self.workers.get_mut(&id).expect("only living workers obey");
+        match message {
+            Action::Welcome { catch_up, .. } => {
+                worker.next_step = (!catch_up).then_some(self.first_step);
+                worker.state = if catch_up { FIRST_STATE } else { self.truth[self.first_step as usize] };
+                self.begin(id, Activity::Loading, 500);
+            }
+            Action::Group { generation, workers } => {
+                if generation <= worker.generation {
+                    return Err(format!("worker {id} is told of generation {generation} after a later one"));
+                }
+                worker.end_generation();
+                (worker.generation, worker.group) = (generation, workers);
+            }
+            Action::Plan { generation, step, .. } => {
+                worker.plans.insert(step, generation);
+            }
+            Action::Apply { generation, step, gradient_hash, .. } => {
+                let Some((held_in, held, gradient)) = worker.pending.take() else {
+                    return Err(format!("worker {id} is told to apply step {step}, for which it did not vote"));
+                };
+                if (held_in, held) != (generation, step) || gradient_hash != truth::hash(gradient) {
+                    return Err(format!("worker {id} is told to apply step {step}, it holds step {held}"));
+                }
+                worker.state = truth::apply(worker.state, gradient);
+                worker.next_step = Some(step + 1);
+                if worker.state != self.truth[step as usize + 1] {
+                    return Err(format!("after step {step} worker {id} holds another state than the undisturbed run"));
+                }
+            }
+            Action::Abort { generation, .. } if generation == worker.generation => worker.end_generation(),
+            Action::Abort { .. } => {}
+            Action::Offer { transfer, next_step, .. } => {
+                if worker.next_step != Some(next_step) {
+                    return Err(format!("worker {id} is to offer {next_step} steps, it has {:?}", worker.next_step));
+                }
+                worker.offers.insert(transfer);
+                let state_hash = truth::hash(worker.state);
+                self.say(id, Event::Offered { worker: id, transfer, state_hash });
+            }
+            Action::Fetch { .. } => self.begin(id, Activity::Fetching(message), 1_500),
+            Action::Milestone { next_step, .. } => {
+                if worker.next_step != Some(next_step) {
+                    return Err(format!("worker {id} is to save {next_step} steps, it has {:?}", worker.next_step));
+                }
+                self.begin(id, Activity::Milestone(message), 300);
+            }
+            other => return Err(format!("worker {id} is sent {other:?}")),
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_activity(&mut self, id: WorkerId, number: u64) -> Result<(), String> {
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.activity_number == number) else {
+            return Ok(());
+        };
+        match std::mem::replace(&mut worker.activity, Activity::Idle) {
+            Activity::Loading => {
+                let (next_step, params_hash) = (worker.next_step.unwrap_or(0), truth::hash(worker.state));
+                self.say(id, Event::Ready { worker: id, next_step, params_hash });
+            }
+            Activity::Computing { generation, step } => {
+                worker.begin(Activity::Reducing { generation, step });
+                return self.reduce(id, generation, step);
+            }
+            Activity::Milestone(Action::Milestone { milestone, next_step, request, workers }) => {
+                if workers[0] == id {
+                    match milestone {
+                        Milestone::Checkpoint => drop(self.disk.files.insert(next_step, worker.state)),
+                        Milestone::Final => self.disk.final_state = Some(worker.state),
+                        Milestone::Samples => {}
+                    }
+                }
+                let params_hash = (milestone != Milestone::Samples).then(|| truth::hash(worker.state));
+                self.say(id, Event::Done { worker: id, milestone, next_step, request, params_hash });
+            }
+            Activity::Fetching(Action::Fetch { source, transfer, next_step, state_hash, .. }) => {
+                self.fetched(id, source, transfer, next_step, state_hash);
+            }
+            other => return Err(format!("{other:?} ends of itself")),
+        }
+        self.pump(id)
+    }
+
+    fn fetched(&mut self, id: WorkerId, source: WorkerId, transfer: u64, next_step: u64, state_hash: String) {
+        let (machine, now) = (self.workers[&id].machine, self.now);
+        let is_open = |peer: &&Worker| {
+            peer.offers.contains(&transfer)
+                && peer.next_step == Some(next_step)
+                && peer.paused_until <= now
+                && !self.links.are_apart(machine, peer.machine, now)
+        };
+        let state = self.workers.get(&source).filter(is_open).map(|peer| peer.state);
+        let event = match state {
+            Some(state) if truth::hash(state) == state_hash => {
+                let worker = self.workers.get_mut(&id).expect("it has just fetched");
+                (worker.state, worker.next_step) = (state, Some(next_step));
+                self.tally.catch_ups += 1;
+                Event::CaughtUp { worker: id, transfer, state_hash }
+            }
+            _ => Event::FetchFailed { worker: id, transfer, reason: "the connection broke".to_owned() },
+        };
+        self.say(id, event);
+    }
+
+    /// A worker has computed its slots. When all have, and all links hold, each gets the sum, at a time of its own.
+    fn reduce(&mut self, id: WorkerId, generation: u64, step: u64) -> Result<(), String> {
+        let group = self.workers[&id].group.clone();
+        let reducing = Activity::Reducing { generation, step };
+        let is_apart = |one: &WorkerId, other: &WorkerId| match (self.workers.get(one), self.workers.get(other)) {
+            (Some(one), Some(other)) => self.links.are_apart(one.machine, other.machine, self.now),
+            _ => true,
+        };
+        let broken: Vec<WorkerId> = group
+            .iter()
+            .copied()
+            .filter(|one| group.iter().any(|other| one != other && is_apart(one, other)))
+            .collect();
+        if group.iter().any(|member| !self.workers.contains_key(member)) {
+            self.break_sum(id, 50);
+            return Ok(());
+        }
+        if group.iter().any(|member| self.workers[member].activity != reducing) {
+            return Ok(());
+        }
+        for member in group {
+            let worker = &self.workers[&member];
+            if worker.state != self.truth[step as usize] || worker.next_step != Some(step) {
+                return Err(format!("worker {member} adds to step {step} from another state"));
+            }
+            if broken.contains(&member) {
+                self.break_sum(member, 2_000);
+            } else if broken.is_empty() {
+                let number = worker.activity_number;
+                let delay = self.rng.within(1..40);
+                self.plan(delay, Happening::Sum { worker: member, number, is_whole: true });
+            }
+        }
+        Ok(())
+    }
+
+    /// A worker that waits for a sum finds a link broken, a little later.
+    fn break_sum(&mut self, id: WorkerId, at_most: u64) {
+        let worker = &self.workers[&id];
+        if matches!(worker.activity, Activity::Reducing { .. }) {
+            let number = worker.activity_number;
+            let delay = self.rng.within(1..at_most);
+            self.plan(delay, Happening::Sum { worker: id, number, is_whole: false });
+        }
+    }
+
+    pub(super) fn on_sum(&mut self, id: WorkerId, number: u64, is_whole: bool) -> Result<(), String> {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.activity_number == number) else {
+            return Ok(());
+        };
+        let Activity::Reducing { generation, step } = worker.activity else { return Ok(()) };
+        worker.begin(Activity::Idle);
+        let event = if is_whole {
+            let mut gradient = truth::gradient(step, worker.state);
+            if worker.corrupt_until > now && worker.group.len() > 1 {
+                gradient ^= id;
+            }
+            worker.pending = Some((generation, step, gradient));
+            Event::Reduced { worker: id, generation, step, gradient_hash: truth::hash(gradient) }
+        } else {
+            Event::CollectiveFailed { worker: id, generation, step, reason: "a link broke".to_owned() }
+        };
+        self.say(id, event);
+        self.pump(id)
+    }
+}
