@@ -192,23 +192,7 @@ fn raw_configs(sizes: &Sizes, vocab_size: usize) -> RawConfigs {
 
 /// Keys and shapes of a preset's parameters; nothing is allocated.
 #[cfg(test)]
-pub(crate) fn full_size_shapes(preset: Preset) -> (checkpoint::ComponentShapes, crate::clip::ClipTextConfig) {
-    struct NoValues;
-    impl Source for NoValues {
-        fn fetch(&self, _: &str, _: &[usize]) -> Option<Vec<f32>> {
-            None
-        }
-    }
-    let sizes = sizes(preset);
-    let tokenizer = Tokenizer::clip(0, Padding::EndOfText);
-    let raw = raw_configs(&sizes, 49_408);
-    let configs = checkpoint::check(&raw).expect("presets are sound");
-    let sources = Sources { text_encoder: &NoValues, vae: &NoValues, unet: &NoValues };
-    let model = StableDiffusion::build(tokenizer, &configs, raw, &sources, &cpu_device());
-    let shapes = checkpoint::ComponentShapes {
-        unet: crate::params::shapes(&model.unet),
-        vae: crate::params::shapes(&model.vae),
-        text_encoder: crate::params::shapes(&model.text_encoder),
-    };
-    (shapes, configs.text_encoder)
+pub(crate) fn full_size_shapes(preset: Preset) -> (checkpoint::ComponentShapes, checkpoint::Configs) {
+    let configs = checkpoint::check(&raw_configs(&sizes(preset), 49_408)).expect("presets are sound");
+    (checkpoint::ComponentShapes::of(&configs), configs)
 }

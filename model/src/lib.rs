@@ -29,7 +29,7 @@ pub mod unet;
 pub mod vae;
 mod weights;
 
-pub use checkpoint::{CheckpointError, SavePrecision, StableDiffusion};
+pub use checkpoint::{Checkpoint, CheckpointError, OpenOptions, SavePrecision, StableDiffusion};
 pub use clip::ClipTextModel;
 pub use config::ConfigError;
 pub use flat::{FlatEntry, FlatLayout, ParamGroup, Trainable};

@@ -13,11 +13,10 @@ pub(crate) struct NamedShape {
     pub(crate) shape: Vec<usize>,
 }
 
-/// A parameter's key, shape, and values as a vector on its device, without autodiff.
+/// A parameter's key, and values as a vector on its device, without autodiff.
 #[derive(Clone, Debug)]
 pub(crate) struct NamedTensor {
     pub(crate) path: String,
-    pub(crate) shape: Vec<usize>,
     pub(crate) values: Tensor<1>,
 }
 
@@ -38,9 +37,7 @@ pub(crate) fn tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
     struct Tensors(Vec<NamedTensor>);
     impl ParamVisitor for Tensors {
         fn visit<const D: usize>(&mut self, path: String, param: &Param<Tensor<D>>) {
-            let value = param.val().without_autodiff();
-            let shape = value.dims().to_vec();
-            self.0.push(NamedTensor { path, shape, values: value.reshape([-1]) });
+            self.0.push(NamedTensor { path, values: param.val().without_autodiff().reshape([-1]) });
         }
     }
     visit(module, Tensors(Vec::new())).0

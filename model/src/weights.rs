@@ -12,6 +12,15 @@ pub(crate) trait Source {
     fn fetch(&self, path: &str, shape: &[usize]) -> Option<Vec<f32>>;
 }
 
+/// Gives nothing: for a model of which only the names and shapes are wanted.
+pub(crate) struct NoValues;
+
+impl Source for NoValues {
+    fn fetch(&self, _: &str, _: &[usize]) -> Option<Vec<f32>> {
+        None
+    }
+}
+
 /// A [`Source`] together with the place in the module tree that a constructor stands at.
 pub(crate) struct Weights<'a> {
     source: &'a dyn Source,

@@ -306,6 +306,7 @@ impl DeviceThread {
                 let precision = match self.desk.config.precision.save {
                     SavePrecision::Fp32 => ballast_model::SavePrecision::Fp32,
                     SavePrecision::Fp16 => ballast_model::SavePrecision::Fp16,
+                    SavePrecision::Bf16 => ballast_model::SavePrecision::Bf16,
                 };
                 Ok(save_final(&snapshot, run_folder, precision)?.into())
             }

@@ -28,4 +28,6 @@ pub enum SavePrecision {
     Fp32,
     /// 16-bit floats: half the size.
     Fp16,
+    /// 16-bit floats with the range of 32 bits and fewer digits than fp16.
+    Bf16,
 }

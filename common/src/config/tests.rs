@@ -152,7 +152,7 @@ fn a_wrong_name_gets_the_nearest_known_one() {
     assert!(complaint("[optimiser]\nlr = 1\n").contains("did you mean `optimizer`?"));
     assert!(complaint("lr = 1\n").contains("did you mean `optimizer.lr`?"));
     assert!(complaint("[optimizer]\nlearning_rate = 1\n").contains("is not a key"));
-    assert!(complaint("[precision]\nsave = \"fp61\"\n").contains("allowed: `fp32` or `fp16`"));
+    assert!(complaint("[precision]\nsave = \"fp61\"\n").contains("allowed: one of `fp32`, `fp16`, `bf16`"));
     assert!(
         with_hint(with_overrides(&[("optimizer.betal", "1")]).unwrap_err()).contains("did you mean `optimizer.beta")
     );

@@ -27,6 +27,44 @@ pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), CheckpointErr
     write(path, |file| file.write_all(bytes).map_err(|source| failed(path, source)))
 }
 
+/// Makes the folder `path` by `fill`, which is given another, and renames it when it is complete. A model's folder that
+/// is there already is replaced if `replace` says so; anything else in the way is left alone.
+pub(crate) fn write_folder(
+    path: &Path,
+    replace: bool,
+    fill: impl FnOnce(&Path) -> Result<(), CheckpointError>,
+) -> Result<(), CheckpointError> {
+    let exists = |problem: &str| CheckpointError::Exists { path: path.to_owned(), problem: problem.to_owned() };
+    let is_empty = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    let is_there = path.symlink_metadata().is_ok();
+    if is_there && !(replace || is_empty(path)) {
+        return Err(exists(""));
+    }
+    if is_there && !path.join("model_index.json").is_file() && !is_empty(path) {
+        return Err(exists(" and is no model's folder: remove it yourself"));
+    }
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(|source| failed(parent, source))?;
+    let temporary = temporary_name(path);
+    let made = std::fs::create_dir(&temporary).map_err(|source| failed(path, source));
+    let result = made.and_then(|()| fill(&temporary)).and_then(|()| {
+        let replaced = if is_there { Some(temporary_name(path)) } else { None };
+        let exchange = || {
+            let Some(old) = &replaced else { return rename(&temporary, path) };
+            std::fs::rename(path, old)?;
+            rename(&temporary, path).inspect_err(|_| drop(std::fs::rename(old, path)))
+        };
+        exchange().map_err(|source| failed(path, source))?;
+        // The new one is in place: what is left of the old one harms nobody.
+        replaced.map(std::fs::remove_dir_all);
+        Ok(())
+    });
+    if result.is_err() {
+        let _ = std::fs::remove_dir_all(&temporary);
+    }
+    result
+}
+
 pub(crate) fn failed(path: &Path, source: io::Error) -> CheckpointError {
     CheckpointError::Write { path: path.to_owned(), source }
 }

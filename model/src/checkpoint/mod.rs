@@ -1,26 +1,47 @@
 //! A complete model, and the file layouts it is read from and written to.
+//!
+//! [`Checkpoint`] is a model on disk: open and checked, nothing of it in memory. [`StableDiffusion`] is one in memory.
+//! Both are written by the same code, which asks for one parameter after the other.
 
 mod atomic;
+mod derive;
+mod description;
 mod diffusers;
+mod error;
+mod fit;
+mod folder;
+mod limits;
+mod metadata;
+mod opened;
+mod original;
+mod precision;
+mod recognise;
 mod single_file;
+mod stored;
 mod tensors;
+mod torch;
+mod values;
 
 use crate::clip::ClipTextConfig;
-use crate::config::ConfigError;
-use crate::tokenizer::TokenizerError;
+use crate::params::{self, NamedTensor};
 use crate::unet::UNetConfig;
 use crate::vae::VaeConfig;
 use crate::weights::{Source, Weights};
-use crate::{AutoencoderKl, ClipTextModel, Device, NoiseScheduler, Tokenizer, UNet};
+use crate::{AutoencoderKl, ClipTextModel, Device, NoiseScheduler, PredictionType, Tokenizer, UNet};
+pub use description::{Description, Part};
 pub(crate) use diffusers::check;
-use serde::{Deserialize, Serialize};
+pub use error::CheckpointError;
+pub use opened::{Checkpoint, OpenOptions};
+pub use precision::SavePrecision;
+use serde::Serialize;
 use serde_json::Value;
-#[cfg(test)]
-pub(crate) use single_file::ComponentShapes;
 pub(crate) use single_file::SingleFileTensor;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 pub use tensors::TensorsError;
+pub use torch::{PickleError, TorchError};
+pub(crate) use values::ComponentShapes;
+use values::{Component, Sink, Values};
 
 /// Everything that turns text into pictures.
 #[derive(Clone, Debug)]
@@ -39,6 +60,16 @@ pub struct StableDiffusion {
     device: Device,
 }
 
+/// The layouts of a model on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// A folder with a folder for each component.
+    Diffusers,
+    /// One file, under the original names.
+    SingleFile,
+}
+
 /// The JSON files as they were read, so that saving writes back every key.
 #[derive(Clone, Debug)]
 pub(crate) struct RawConfigs {
@@ -47,92 +78,6 @@ pub(crate) struct RawConfigs {
     pub(crate) vae: Value,
     pub(crate) unet: Value,
     pub(crate) scheduler: Value,
-}
-
-/// Number format of saved weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SavePrecision {
-    /// 32 bits, exact.
-    #[default]
-    Fp32,
-    /// 16 bits, half the size: enough for making pictures.
-    Fp16,
-}
-
-/// A model that cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    /// The folder is no diffusers model.
-    #[error("{path} is missing: not a Stable Diffusion model in the diffusers folder layout ({hint})")]
-    Missing {
-        /// The file or folder.
-        path: PathBuf,
-        /// What a model folder needs.
-        hint: String,
-    },
-    /// A file cannot be read.
-    #[error("cannot read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file cannot be written.
-    #[error("cannot write {path}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file is no JSON.
-    #[error("cannot parse {path}")]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// A configuration that this crate cannot run.
-    #[error("cannot use {path}")]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: ConfigError,
-    },
-    /// The tokenizer's folder.
-    #[error("cannot use the tokenizer")]
-    Tokenizer(#[source] TokenizerError),
-    /// A safetensors file.
-    #[error("cannot use {path}")]
-    Tensors {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: TensorsError,
-    },
-    /// The weights do not fit the configuration.
-    #[error("{path} does not fit its config.json: {problems}")]
-    Mismatch {
-        /// The file.
-        path: PathBuf,
-        /// Keys that are missing, not expected, or of another shape.
-        problems: String,
-    },
-    /// A value is too large for 16 bits.
-    #[error("cannot save `{key}` as fp16: a value is beyond ±65504; save as fp32")]
-    Overflow {
-        /// The parameter.
-        key: String,
-    },
 }
 
 /// The checked configurations of a model.
@@ -144,6 +89,14 @@ pub(crate) struct Configs {
     pub(crate) noise_scheduler: NoiseScheduler,
 }
 
+/// All of a model but the numbers, as the writers need it.
+pub(crate) struct ModelParts<'a> {
+    pub(crate) raw: &'a RawConfigs,
+    pub(crate) configs: &'a Configs,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) shapes: &'a ComponentShapes,
+}
+
 /// Where the parameters of each component come from.
 pub(crate) struct Sources<'a> {
     pub(crate) text_encoder: &'a dyn Source,
@@ -152,13 +105,18 @@ pub(crate) struct Sources<'a> {
 }
 
 impl StableDiffusion {
-    /// Reads a model in the diffusers folder layout. Weights become f32 whatever they are stored as.
+    /// Reads a model: a diffusers folder or a single file. Weights become f32 whatever they are stored as. What was
+    /// assumed or ignored is logged.
     ///
     /// # Errors
     ///
     /// Names the file, and the keys that are missing, not expected or ill-shaped.
-    pub fn load(dir: &Path, device: &Device) -> Result<Self, CheckpointError> {
-        diffusers::load(dir, device)
+    pub fn load(path: &Path, device: &Device) -> Result<Self, CheckpointError> {
+        let checkpoint = Checkpoint::open(path, &OpenOptions::default())?;
+        for note in checkpoint.notes() {
+            tracing::warn!(model = %path.display(), note, "about the model");
+        }
+        checkpoint.load(device)
     }
 
     /// Writes a complete diffusers folder and returns the files. Each file appears under its name only when it is
@@ -168,7 +126,7 @@ impl StableDiffusion {
     ///
     /// When a file cannot be written, or a value does not fit the precision.
     pub fn save_diffusers(&self, dir: &Path, precision: SavePrecision) -> Result<Vec<PathBuf>, CheckpointError> {
-        diffusers::save(self, dir, precision)
+        self.with_parts(|parts, values| diffusers::write(parts, values, dir, precision))
     }
 
     /// Writes one safetensors file with the key names of the original Stable Diffusion repositories. The same
@@ -183,12 +141,20 @@ impl StableDiffusion {
         precision: SavePrecision,
         metadata: &BTreeMap<String, String>,
     ) -> Result<(), CheckpointError> {
-        single_file::save(self, path, precision, metadata)
+        self.with_parts(|parts, values| single_file::write(parts, values, path, precision, metadata))
     }
 
     /// The device that the parameters were loaded to.
     pub fn device(&self) -> Device {
         self.device.clone()
+    }
+
+    /// Pixels of a side of the pictures that the model was made for: its UNet's `sample_size`, brought from latents to
+    /// pixels.
+    pub fn native_side(&self) -> usize {
+        // 64 is diffusers' own default for a UNet that does not say.
+        let latents = self.configs.unet["sample_size"].as_u64().unwrap_or(64);
+        usize::try_from(latents).unwrap_or(usize::MAX).saturating_mul(self.vae.factor())
     }
 
     /// Builds a model of known configuration.
@@ -208,5 +174,48 @@ impl StableDiffusion {
             configs: raw,
             device: device.clone(),
         }
+    }
+
+    fn with_parts<T>(&self, write: impl FnOnce(&ModelParts, &dyn Values) -> T) -> T {
+        let configs = check(&self.configs).expect("checked when the model was made");
+        let shapes = ComponentShapes {
+            unet: params::shapes(&self.unet),
+            vae: params::shapes(&self.vae),
+            text_encoder: params::shapes(&self.text_encoder),
+        };
+        let parts = ModelParts { raw: &self.configs, configs: &configs, tokenizer: &self.tokenizer, shapes: &shapes };
+        write(&parts, &InMemory::new(self))
+    }
+}
+
+/// The parameters of a model in memory, by full name.
+struct InMemory(HashMap<String, NamedTensor>);
+
+impl InMemory {
+    fn new(model: &StableDiffusion) -> Self {
+        let components = [
+            (Component::Unet, params::tensors(&model.unet)),
+            (Component::Vae, params::tensors(&model.vae)),
+            (Component::TextEncoder, params::tensors(&model.text_encoder)),
+        ];
+        let named = components
+            .into_iter()
+            .flat_map(|(component, tensors)| tensors.into_iter().map(move |t| (component.full_name(&t.path), t)));
+        Self(named.collect())
+    }
+}
+
+impl Values for InMemory {
+    fn read(&self, full_name: &str, sink: &mut Sink) -> Result<(), CheckpointError> {
+        let data = self.0[full_name].values.to_data();
+        sink(data.as_slice::<f32>().expect("parameters are f32"))
+    }
+}
+
+/// The word of a scheduler's configuration.
+pub(crate) fn prediction_name(prediction_type: PredictionType) -> &'static str {
+    match prediction_type {
+        PredictionType::Epsilon => "epsilon",
+        PredictionType::VPrediction => "v_prediction",
     }
 }

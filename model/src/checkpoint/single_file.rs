@@ -1,13 +1,14 @@
-//! The single-file layout of the original Stable Diffusion repositories: all components in one safetensors file.
+//! The single-file layout of the original Stable Diffusion repositories: all components in one safetensors file, under
+//! the original names.
 
-use super::diffusers::{byte_width, to_bytes};
+use super::precision::encode;
 use super::tensors::{Outgoing, write_header};
-use super::{CheckpointError, SavePrecision, StableDiffusion, atomic};
+use super::values::{ComponentShapes, Values};
+use super::{CheckpointError, ModelParts, SavePrecision, atomic, metadata};
 use crate::clip::ClipTextConfig;
-use crate::params::{NamedShape, NamedTensor};
-use crate::{clip, params, unet, vae};
-use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
+use crate::params::NamedShape;
+use crate::{clip, unet, vae};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A tensor of a single file, and what it is made of.
@@ -28,13 +29,6 @@ impl SingleFileTensor {
     }
 }
 
-/// Keys and shapes of the components' parameters.
-pub(crate) struct ComponentShapes {
-    pub(crate) unet: Vec<NamedShape>,
-    pub(crate) vae: Vec<NamedShape>,
-    pub(crate) text_encoder: Vec<NamedShape>,
-}
-
 /// All tensors of a single file, sorted by key. Parts carry the component's name: `unet.conv_in.weight`.
 pub(crate) fn layout(shapes: &ComponentShapes, text_config: &ClipTextConfig) -> Vec<SingleFileTensor> {
     let components = [
@@ -53,55 +47,40 @@ pub(crate) fn layout(shapes: &ComponentShapes, text_config: &ClipTextConfig) -> 
     all
 }
 
-pub(crate) fn save(
-    model: &StableDiffusion,
+/// Writes one safetensors file with the original names.
+pub(crate) fn write(
+    parts: &ModelParts,
+    values: &dyn Values,
     path: &Path,
     precision: SavePrecision,
     metadata: &BTreeMap<String, String>,
 ) -> Result<(), CheckpointError> {
-    let shapes = ComponentShapes {
-        unet: params::shapes(&model.unet),
-        vae: params::shapes(&model.vae),
-        text_encoder: params::shapes(&model.text_encoder),
-    };
-    let text_config = ClipTextConfig::from_json(&model.configs.text_encoder).expect("checked when it was loaded");
-    let tensors = layout(&shapes, &text_config);
-    let values = named_values(model);
-    let width = byte_width(precision);
+    let tensors = layout(parts.shapes, &parts.configs.text_encoder);
     let outgoing: Vec<Outgoing> =
-        tensors.iter().map(|t| Outgoing { key: t.key.clone(), shape: t.shape.clone(), width }).collect();
-    let mut metadata = metadata.clone();
-    metadata.insert("format".to_owned(), "pt".to_owned());
+        tensors.iter().map(|t| Outgoing { key: t.key.clone(), shape: t.shape.clone() }).collect();
+    let mut all_metadata = metadata::of_model(parts);
+    all_metadata.extend(metadata.clone());
     if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|source| atomic::failed(folder, source))?;
     }
     atomic::write(path, |out| {
-        write_header(out, &outgoing, &metadata).map_err(|source| atomic::failed(path, source))?;
-        for part in tensors.iter().flat_map(|tensor| &tensor.parts) {
-            let bytes = to_bytes(&values[part.as_str()], precision)?;
-            out.write_all(&bytes).map_err(|source| atomic::failed(path, source))?;
-        }
-        Ok(())
+        write_header(out, &outgoing, precision, &all_metadata).map_err(|source| atomic::failed(path, source))?;
+        tensors.iter().flat_map(|tensor| &tensor.parts).try_for_each(|part| {
+            values.read(part, &mut |numbers| encode(out, numbers, precision, part).map_err(|error| error.at(path)))
+        })
     })
-}
-
-fn named_values(model: &StableDiffusion) -> HashMap<String, NamedTensor> {
-    let components = [
-        ("unet", params::tensors(&model.unet)),
-        ("vae", params::tensors(&model.vae)),
-        ("text_encoder", params::tensors(&model.text_encoder)),
-    ];
-    let named = components.into_iter().flat_map(|(component, tensors)| {
-        tensors.into_iter().map(move |tensor| (format!("{component}.{}", tensor.path), tensor))
-    });
-    named.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PredictionType;
+    use crate::checkpoint::check as check_configs;
+    use crate::checkpoint::derive::{self, Stated};
+    use crate::checkpoint::recognise;
+    use crate::checkpoint::stored::{NumberType, StoredTensor};
     use crate::init::{Preset, full_size_shapes};
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeSet, HashMap};
     use std::io::Read;
 
     /// Component, diffusers key → key, shape, and shape in the single file where it is another.
@@ -120,7 +99,7 @@ mod tests {
 
     fn check(preset: Preset, packed: &[u8]) {
         let lists = lists(packed);
-        let (shapes, text_config) = full_size_shapes(preset);
+        let (shapes, configs) = full_size_shapes(preset);
         let mut parts = HashMap::new();
         for (component, named) in [("unet", &shapes.unet), ("vae", &shapes.vae), ("text_encoder", &shapes.text_encoder)]
         {
@@ -129,7 +108,7 @@ mod tests {
             assert_eq!(ours, theirs, "{component}");
             parts.extend(named.iter().map(|n| (format!("{component}.{}", n.path), n.shape.clone())));
         }
-        let tensors = layout(&shapes, &text_config);
+        let tensors = layout(&shapes, &configs.text_encoder);
         assert!(tensors.is_sorted_by(|a, b| a.key < b.key));
         let mut rows = 0;
         for tensor in &tensors {
@@ -150,6 +129,65 @@ mod tests {
             assert_eq!(start, tensor.shape[0], "{}", tensor.key);
         }
         assert_eq!(rows, parts.len(), "every parameter is in the file once");
+    }
+
+    /// What is known of a file of the original repositories: names and shapes, from the list alone.
+    fn original_file(packed: &[u8]) -> BTreeMap<String, StoredTensor> {
+        let mut tensors: BTreeMap<String, StoredTensor> = BTreeMap::new();
+        for (original, shape, there) in lists(packed).into_values().flat_map(HashMap::into_values) {
+            let shape = there.unwrap_or(shape);
+            match original.split_once('[') {
+                Some((name, _)) => {
+                    let empty = || stored(vec![0].into_iter().chain(shape[1..].iter().copied()).collect());
+                    tensors.entry(name.to_owned()).or_insert_with(empty).shape[0] += shape[0];
+                }
+                None => drop(tensors.insert(original, stored(shape))),
+            }
+        }
+        tensors
+    }
+
+    fn stored(shape: Vec<usize>) -> StoredTensor {
+        StoredTensor { number_type: NumberType::F32, shape, start: 0, strides: None }
+    }
+
+    /// From the file's names and shapes to the kind, the configurations, and every parameter.
+    fn check_back(preset: Preset, packed: &[u8], prediction_type: PredictionType, extras: &[(&str, &[usize])]) {
+        let (shapes, configs) = full_size_shapes(preset);
+        let mut tensors = original_file(packed);
+        let ours: BTreeMap<_, _> =
+            layout(&shapes, &configs.text_encoder).into_iter().map(|tensor| (tensor.key, tensor.shape)).collect();
+        let theirs: BTreeMap<_, _> = tensors.iter().map(|(key, tensor)| (key.clone(), tensor.shape.clone())).collect();
+        assert_eq!(ours, theirs);
+        tensors.extend(extras.iter().map(|(key, shape)| ((*key).to_owned(), stored(shape.to_vec()))));
+        let family = recognise::single_file(&tensors).unwrap();
+        let derived = derive::configs(&tensors, family, Stated { prediction_type, zero_terminal_snr: false }).unwrap();
+        assert_eq!(derived.guesses, [""; 0]);
+        let again = check_configs(&derived.raw).unwrap();
+        assert_eq!(again.text_encoder, configs.text_encoder);
+        assert_eq!(again.vae, configs.vae);
+        assert_eq!(again.unet, configs.unet);
+        assert_eq!(again.noise_scheduler.config(), configs.noise_scheduler.config());
+    }
+
+    #[test]
+    fn sd15_is_known_by_its_names_and_shapes() {
+        let extras: [(&str, &[usize]); 1] =
+            [("cond_stage_model.transformer.text_model.embeddings.position_ids", &[1, 77])];
+        let packed = include_bytes!("../../tests/fixtures/keys_sd15.zz");
+        check_back(Preset::Sd15, packed, PredictionType::Epsilon, &extras);
+    }
+
+    #[test]
+    fn sd21_is_known_by_its_names_and_shapes_with_and_without_the_unused_layer() {
+        let packed = include_bytes!("../../tests/fixtures/keys_sd21.zz");
+        let extras: [(&str, &[usize]); 3] = [
+            ("cond_stage_model.model.transformer.resblocks.23.ln_1.weight", &[1024]),
+            ("cond_stage_model.model.text_projection", &[1024, 1024]),
+            ("cond_stage_model.model.logit_scale", &[]),
+        ];
+        check_back(Preset::Sd21, packed, PredictionType::VPrediction, &extras);
+        check_back(Preset::Sd21, packed, PredictionType::VPrediction, &[]);
     }
 
     #[test]

@@ -1,28 +1,29 @@
 //! The safetensors format: eight bytes of length, a JSON header, the tensors.
 //!
-//! Reading takes one tensor at a time and checks every length against the file before it allocates. Writing
-//! streams in order of the names, so that the same tensors always give the same bytes.
+//! Reading checks every length against the file before it allocates. Writing streams in order of the names, so that
+//! the same tensors always give the same bytes.
 
-use half::{bf16, f16};
+use super::SavePrecision;
+use super::stored::{NumberType, StoredTensor};
+use super::torch::TorchError;
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::Metadata;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::io::{self, Read, Write};
 
-/// No header of any model is near this size; the reference implementation has the same limit.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Headers of models have some hundred kilobytes, with a long account of their training some megabytes.
+const MAX_HEADER_BYTES: u64 = 32 << 20;
 
-/// A safetensors file that cannot be used.
+/// A file of weights that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TensorsError {
     /// The file system says no.
     #[error("cannot read it")]
     Io(#[source] io::Error),
     /// Shorter than its first eight bytes say, or an absurd length.
-    #[error("not a safetensors file: a header of {claimed} bytes in a file of {file}")]
+    #[error("not a safetensors file, nor one of torch.save: a header of {claimed} bytes in a file of {file}")]
     Length {
         /// Bytes of header according to the file.
         claimed: u64,
@@ -33,100 +34,93 @@ pub enum TensorsError {
     #[error("not a sound safetensors header")]
     Header(#[source] serde_json::Error),
     /// The tensors do not fill the file.
-    #[error("truncated or damaged: the header describes {described} bytes, the file has {file}")]
+    #[error("truncated or damaged: the header describes {described} bytes, the file has {file}{hint}")]
     Truncated {
         /// Bytes according to the header.
         described: u64,
         /// Bytes of the file.
         file: u64,
+        /// The first tensor that lies beyond the end.
+        hint: String,
     },
+    /// A file of `torch.save`.
+    #[error("cannot use it as a file of torch.save")]
+    Torch(#[source] TorchError),
     /// A number format that is not read.
-    #[error("`{key}` is stored as {dtype:?}; only F32, F16, BF16 and F64 are read")]
+    #[error("`{key}` is stored as {dtype}; only F32, F16, BF16 and F64 are read")]
     Dtype {
         /// The tensor.
         key: String,
         /// Its format.
-        dtype: Dtype,
+        dtype: String,
+    },
+    /// A weight that no computation survives.
+    #[error("`{key}` has a value that is NaN or infinite (as f32): the model is broken")]
+    NotFinite {
+        /// The tensor.
+        key: String,
     },
 }
 
-/// An open safetensors file.
-pub(crate) struct TensorFile {
-    file: File,
-    data_start: u64,
-    tensors: BTreeMap<String, TensorInfo>,
+type Opened = (BTreeMap<String, StoredTensor>, BTreeMap<String, String>);
+
+/// Reads the header: tensors and metadata.
+pub(crate) fn open(file: &mut File, length: u64) -> Result<Opened, TensorsError> {
+    if length < 8 {
+        return Err(TensorsError::Length { claimed: 0, file: length });
+    }
+    let mut prefix = [0; 8];
+    file.read_exact(&mut prefix).map_err(TensorsError::Io)?;
+    let claimed = u64::from_le_bytes(prefix);
+    if claimed > (length - 8).min(MAX_HEADER_BYTES) {
+        return Err(TensorsError::Length { claimed, file: length });
+    }
+    let mut header = vec![0; claimed as usize];
+    file.read_exact(&mut header).map_err(TensorsError::Io)?;
+    // `Metadata` checks that the tensors follow each other without gaps and that shapes fit their lengths.
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(TensorsError::Header)?;
+    let data_start = 8 + claimed;
+    let infos: BTreeMap<_, _> = metadata.tensors().into_iter().collect();
+    let described = data_start.saturating_add(metadata.data_len() as u64);
+    if described != length {
+        let beyond = infos.iter().find(|(_, info)| data_start + info.data_offsets.1 as u64 > length);
+        let hint = beyond.map_or(String::new(), |(key, _)| format!("; `{key}` lies beyond its end"));
+        return Err(TensorsError::Truncated { described, file: length, hint });
+    }
+    let tensors = infos.into_iter().map(|(key, info)| {
+        let stored = StoredTensor {
+            number_type: number_type(info.dtype),
+            shape: info.shape.clone(),
+            start: data_start + info.data_offsets.0 as u64,
+            strides: None,
+        };
+        (key, stored)
+    });
+    let words = metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone()));
+    Ok((tensors.collect(), words.collect()))
 }
 
-impl TensorFile {
-    pub(crate) fn open(path: &Path) -> Result<Self, TensorsError> {
-        let mut file = File::open(path).map_err(TensorsError::Io)?;
-        let length = file.metadata().map_err(TensorsError::Io)?.len();
-        let mut prefix = [0; 8];
-        if length < 8 {
-            return Err(TensorsError::Length { claimed: 0, file: length });
-        }
-        file.read_exact(&mut prefix).map_err(TensorsError::Io)?;
-        let claimed = u64::from_le_bytes(prefix);
-        if claimed > (length - 8).min(MAX_HEADER_BYTES) {
-            return Err(TensorsError::Length { claimed, file: length });
-        }
-        let mut header = vec![0; claimed as usize];
-        file.read_exact(&mut header).map_err(TensorsError::Io)?;
-        // `Metadata` checks that the tensors follow each other without gaps and that shapes fit their lengths.
-        let metadata: Metadata = serde_json::from_slice(&header).map_err(TensorsError::Header)?;
-        let data_start = 8 + claimed;
-        let described = data_start + metadata.data_len() as u64;
-        if described != length {
-            return Err(TensorsError::Truncated { described, file: length });
-        }
-        let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
-        Ok(Self { file, data_start, tensors })
+fn number_type(dtype: Dtype) -> NumberType {
+    match dtype {
+        Dtype::F64 => NumberType::F64,
+        Dtype::F32 => NumberType::F32,
+        Dtype::F16 => NumberType::F16,
+        Dtype::BF16 => NumberType::Bf16,
+        other => NumberType::Other(format!("{other:?}")),
     }
-
-    /// Names and what is known about each.
-    pub(crate) fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
-        &self.tensors
-    }
-
-    /// Reads one tensor, converted to f32.
-    pub(crate) fn read(&mut self, key: &str) -> Result<Vec<f32>, TensorsError> {
-        let info = &self.tensors[key];
-        let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
-        self.file.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(TensorsError::Io)?;
-        self.file.read_exact(&mut bytes).map_err(TensorsError::Io)?;
-        match info.dtype {
-            Dtype::F32 => Ok(numbers(&bytes, f32::from_le_bytes)),
-            Dtype::F16 => Ok(numbers(&bytes, |b| f16::from_le_bytes(b).to_f32())),
-            Dtype::BF16 => Ok(numbers(&bytes, |b| bf16::from_le_bytes(b).to_f32())),
-            Dtype::F64 => Ok(numbers(&bytes, |b| f64::from_le_bytes(b) as f32)),
-            dtype => Err(TensorsError::Dtype { key: key.to_owned(), dtype }),
-        }
-    }
-}
-
-fn numbers<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    bytes.as_chunks::<N>().0.iter().map(|b| convert(*b)).collect()
 }
 
 /// A tensor to be written.
 pub(crate) struct Outgoing {
     pub(crate) key: String,
     pub(crate) shape: Vec<usize>,
-    /// Bytes per number: 4 (F32) or 2 (F16).
-    pub(crate) width: usize,
-}
-
-impl Outgoing {
-    fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.width
-    }
 }
 
 /// Writes the header for `tensors`, which are sorted by key; their bytes must follow in the same order.
 pub(crate) fn write_header(
     out: &mut impl Write,
     tensors: &[Outgoing],
+    precision: SavePrecision,
     metadata: &BTreeMap<String, String>,
 ) -> io::Result<()> {
     debug_assert!(tensors.is_sorted_by(|a, b| a.key < b.key), "sorted by key, no key twice");
@@ -134,9 +128,8 @@ pub(crate) fn write_header(
     header.insert("__metadata__".to_owned(), json!(metadata));
     let mut offset = 0;
     for tensor in tensors {
-        let end = offset + tensor.bytes();
-        let dtype = if tensor.width == 2 { "F16" } else { "F32" };
-        let info = json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [offset, end]});
+        let end = offset + tensor.shape.iter().product::<usize>() * precision.bytes();
+        let info = json!({"dtype": precision.safetensors(), "shape": tensor.shape, "data_offsets": [offset, end]});
         header.insert(tensor.key.clone(), info);
         offset = end;
     }

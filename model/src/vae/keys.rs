@@ -68,3 +68,23 @@ fn block_name(path: &str, last_up_block: usize) -> String {
         _ => path.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_attention_names_of_old_folders_are_todays() {
+        let names = [
+            ("encoder.mid_block.attentions.0.query.weight", "encoder.mid_block.attentions.0.to_q.weight"),
+            ("decoder.mid_block.attentions.0.key.bias", "decoder.mid_block.attentions.0.to_k.bias"),
+            ("decoder.mid_block.attentions.0.value.weight", "decoder.mid_block.attentions.0.to_v.weight"),
+            ("encoder.mid_block.attentions.0.proj_attn.bias", "encoder.mid_block.attentions.0.to_out.0.bias"),
+            ("encoder.mid_block.attentions.0.group_norm.bias", "encoder.mid_block.attentions.0.group_norm.bias"),
+        ];
+        for (old, today) in names {
+            assert_eq!(canonical(old).as_deref(), Some(today));
+            assert_eq!(canonical(today).as_deref(), Some(today));
+        }
+    }
+}
