@@ -3,6 +3,7 @@
 
 mod balance;
 mod config_args;
+mod convert;
 mod coordinator;
 mod devices;
 mod failure;
@@ -62,6 +63,7 @@ enum Command {
     Verify(verify::Args),
     Report(report::Args),
     Sample(sample::Args),
+    Convert(convert::Args),
     InitModel(init_model::Args),
 }
 
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args, output),
         Command::Report(args) => report::run(args, output),
         Command::Sample(args) => sample::run(args, output),
+        Command::Convert(args) => convert::run(args, output),
         Command::InitModel(args) => init_model::run(args, output),
     };
     result.unwrap_or_else(|failure| failure.report())

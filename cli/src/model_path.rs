@@ -1,6 +1,8 @@
-//! Whether a model is there at all, asked before anything is started.
+//! Whether a model is there and complete, asked before anything is started.
 
 use std::path::Path;
+
+use ballast_model::{Checkpoint, CheckpointError, OpenOptions};
 
 use crate::failure::Failure;
 
@@ -13,22 +15,47 @@ const NEEDED: [&str; 5] = [
     "scheduler/scheduler_config.json",
 ];
 
-/// Checks that a model lies at the path: a folder in the diffusers layout, with its parts.
+/// Checks that a model lies at the path: a folder in the diffusers layout, or a single file. Reads no weights.
 pub(crate) fn check(path: &Path) -> Result<(), Failure> {
+    open(path, &OpenOptions::default()).map(|_| ())
+}
+
+/// Opens the model at the path.
+pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Checkpoint, Failure> {
     const MAKE_ONE: &str = "`ballast init-model tiny --out DIR` makes one with random weights, to try things out";
     let what = path.display();
-    if path.is_file() {
-        return Err(Failure::usage(format_args!("the model {what} is a file"))
-            .hint("name a folder in the diffusers layout: unet, vae, text_encoder, tokenizer and scheduler in it"));
-    }
-    if !path.is_dir() {
-        return Err(Failure::usage(format_args!("there is no model at {what}"))
-            .hint(format!("model.path names a folder in the diffusers layout; {MAKE_ONE}")));
+    if !path.exists() {
+        let hint = "a model is a folder in the diffusers layout, or a .safetensors or .ckpt file";
+        return Err(Failure::usage(format_args!("there is no model at {what}")).hint(format!("{hint}; {MAKE_ONE}")));
     }
     let missing: Vec<&str> = NEEDED.into_iter().filter(|name| !path.join(name).is_file()).collect();
-    if missing.is_empty() {
-        return Ok(());
+    if path.is_dir() && !missing.is_empty() {
+        return Err(Failure::usage(format_args!(
+            "{what} is no model in the diffusers layout: it lacks {}",
+            missing.join(", ")
+        ))
+        .hint(MAKE_ONE));
     }
-    Err(Failure::usage(format_args!("{what} is no model in the diffusers layout: it lacks {}", missing.join(", ")))
-        .hint(MAKE_ONE))
+    Checkpoint::open(path, options).map_err(failure)
+}
+
+/// Turns the error of a model's files into a failure: the person's to solve where they asked for what is not there.
+pub(crate) fn failure(error: CheckpointError) -> Failure {
+    let is_usage = matches!(
+        error,
+        CheckpointError::Foreign { .. }
+            | CheckpointError::Option { .. }
+            | CheckpointError::NoTokenizer { .. }
+            | CheckpointError::Exists { .. }
+    );
+    let is_in_the_way = matches!(&error, CheckpointError::Exists { problem, .. } if problem.is_empty());
+    let hint = is_in_the_way.then_some("--force replaces a model");
+    let mut failure = Failure::from(anyhow::Error::new(error));
+    if is_usage {
+        failure = failure.blaming_usage();
+    }
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
 }

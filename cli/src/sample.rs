@@ -18,8 +18,8 @@ use crate::{OutputArgs, model_path};
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    /// The model: a folder in the diffusers layout, e.g. RUN/final. With --sheet it may be given many times.
-    #[arg(long, value_name = "DIR", required = true)]
+    /// The model: a folder in the diffusers layout, e.g. RUN/final, or a single file. With --sheet it may be given many times.
+    #[arg(long, value_name = "PATH", required = true)]
     model: Vec<PathBuf>,
     /// What the picture should show. May be given many times.
     #[arg(long, value_name = "TEXT", required = true)]
@@ -121,15 +121,10 @@ fn open(path: &Path) -> anyhow::Result<StableDiffusion> {
         .with_context(|| format!("cannot load the model {}", path.display()))
 }
 
-/// Returns the side in pixels that the model was made for: its UNet's `sample_size`, brought from latents to pixels.
+/// Returns the side in pixels that the model was made for.
 fn native_side(path: &Path, model: &StableDiffusion) -> anyhow::Result<u32> {
-    let file = path.join("unet/config.json");
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let config: serde_json::Value =
-        serde_json::from_str(&text).with_context(|| format!("cannot read {}", file.display()))?;
-    // diffusers' own default for a UNet that does not say.
-    let sample_size = config["sample_size"].as_u64().unwrap_or(64);
-    Ok(u32::try_from(sample_size)?.saturating_mul(model.vae.factor() as u32))
+    let side = model.native_side();
+    u32::try_from(side).with_context(|| format!("{} says it is for pictures of {side} pixels", path.display()))
 }
 
 fn draw(model: &StableDiffusion, request: &SampleRequest) -> Result<RgbImage, Failure> {

@@ -99,7 +99,7 @@ impl RunError {
             Self::Config(error) => error.hint(),
             Self::NoSteps { .. } => Some("raise multiply.txt, or run.epochs".to_owned()),
             Self::NoModel { .. } => Some(
-                "model.path names a folder in diffusers layout; `ballast init-model` makes one with random weights"
+                "model.path names a diffusers folder or a single file; `ballast init-model` makes one with random weights"
                     .to_owned(),
             ),
             Self::RunExists { .. } => Some("continue it with --resume, or choose another --name".to_owned()),

@@ -193,7 +193,8 @@ fn check(config: &RunConfig, dataset: &Dataset) -> Result<RunSchedule, RunError>
     config.require_training()?;
     let model = config.model.path.clone().expect("require_training() saw it");
     const MODEL_INDEX: &str = "model_index.json";
-    if !model.join(MODEL_INDEX).is_file() {
+    // A single file is a model too; whether it is a good one is seen by those who can read it.
+    if !model.is_file() && !model.join(MODEL_INDEX).is_file() {
         return Err(RunError::NoModel { path: model, missing: MODEL_INDEX });
     }
     let schedule = RunSchedule::compute(dataset, &ScheduleOptions::from(config), config.run.epochs);

@@ -2,6 +2,7 @@
 
 mod balance;
 mod by_hand;
+mod convert;
 mod disk;
 mod interrupts;
 mod joins;
