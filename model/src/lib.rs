@@ -37,7 +37,7 @@ pub use init::{Preset, init_model};
 pub use noise_scheduler::{NoiseScheduler, PredictionType};
 pub use objective::MicroBatch;
 pub use rng::standard_normal;
-pub use sampler::{RgbPixels, SampleRequest};
+pub use sampler::{RgbPixels, SampleRequest, SamplerKind};
 pub use tokenizer::Tokenizer;
 pub use unet::UNet;
 pub use vae::AutoencoderKl;

@@ -1,6 +1,9 @@
-//! The noise schedule: how much noise a timestep means, what the model is asked for, and DDIM's timesteps.
+//! The noise schedule: how much noise a timestep means, and what the model is asked for.
 //!
-//! The tables are f64; what leaves them is rounded once. `ᾱ` is `alphas_cumprod`.
+//! The tables are rounded where PyTorch rounds them (`tables`): models were trained with those values.
+//! What is computed from them is f64 and rounded once. `ᾱ` is `alphas_cumprod`.
+
+mod tables;
 
 use crate::config::{self, ConfigError, ensure};
 use burn::tensor::{Tensor, TensorData};
@@ -19,11 +22,10 @@ pub enum PredictionType {
 }
 
 /// Which of the training timesteps a sampler visits (names of arXiv:2305.08891, table 2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepSpacing {
     /// Even steps from the first timestep, plus `steps_offset`.
-    #[default]
     Leading,
     /// Even steps from the last timestep downwards.
     Trailing,
@@ -31,7 +33,20 @@ pub enum TimestepSpacing {
     Linspace,
 }
 
+/// Where a sampler that works with σ ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinalSigmas {
+    /// At 0: the latents are clean.
+    #[default]
+    Zero,
+    /// At the σ of timestep 0, the smallest of training.
+    SigmaMin,
+}
+
 /// The keys of `scheduler/scheduler_config.json` that matter here; defaults are those of diffusers.
+///
+/// The keys after `rescale_betas_zero_snr` are about sampling alone.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct NoiseSchedulerConfig {
@@ -53,8 +68,16 @@ pub struct NoiseSchedulerConfig {
     pub steps_offset: usize,
     /// Whether the last step of a sampler goes to ᾱ = 1 instead of ᾱ₀.
     pub set_alpha_to_one: bool,
-    /// Which timesteps a sampler visits.
-    pub timestep_spacing: TimestepSpacing,
+    /// Which timesteps a sampler visits. None: leading for DDIM, linspace for the samplers that work with σ.
+    pub timestep_spacing: Option<TimestepSpacing>,
+    /// Whether Euler and DPM++ space σ as arXiv:2206.00364, equation 5.
+    pub use_karras_sigmas: bool,
+    /// Where Euler and DPM++ end.
+    pub final_sigmas_type: FinalSigmas,
+    /// Whether DPM++ ends with a step of first order where there are fewer than 15.
+    pub lower_order_final: bool,
+    /// Whether DPM++ always ends with a step of first order.
+    pub euler_at_final: bool,
 }
 
 impl Default for NoiseSchedulerConfig {
@@ -69,7 +92,11 @@ impl Default for NoiseSchedulerConfig {
             rescale_betas_zero_snr: false,
             steps_offset: 0,
             set_alpha_to_one: true,
-            timestep_spacing: TimestepSpacing::Leading,
+            timestep_spacing: None,
+            use_karras_sigmas: false,
+            final_sigmas_type: FinalSigmas::Zero,
+            lower_order_final: true,
+            euler_at_final: false,
         }
     }
 }
@@ -78,6 +105,7 @@ impl Default for NoiseSchedulerConfig {
 #[derive(Clone, Debug)]
 pub struct NoiseScheduler {
     config: NoiseSchedulerConfig,
+    betas: Vec<f32>,
     alphas_cumprod: Vec<f64>,
 }
 
@@ -99,22 +127,14 @@ impl NoiseScheduler {
             ],
         )?;
         let config: NoiseSchedulerConfig = config::parse(NAME, &without_nulls(raw))?;
-        let betas = betas(&config);
+        let betas = tables::betas(&config);
         ensure(NAME, betas.len() == config.num_train_timesteps && config.num_train_timesteps > 1, || {
             format!("{} betas for {} timesteps", betas.len(), config.num_train_timesteps)
         })?;
         ensure(NAME, betas.iter().all(|b| (0.0..1.0).contains(b)), || "a beta is outside 0..1".to_owned())?;
-        let mut alphas_cumprod: Vec<f64> = betas
-            .iter()
-            .scan(1.0, |product, beta| {
-                *product *= 1.0 - beta;
-                Some(*product)
-            })
-            .collect();
-        if config.rescale_betas_zero_snr {
-            rescale_to_zero_terminal_snr(&mut alphas_cumprod);
-        }
-        Ok(Self { config, alphas_cumprod })
+        let betas = if config.rescale_betas_zero_snr { tables::zero_terminal_snr(&betas) } else { betas };
+        let alphas_cumprod = tables::alphas_cumprod(&betas).into_iter().map(f64::from).collect();
+        Ok(Self { config, betas, alphas_cumprod })
     }
 
     /// Returns the configuration.
@@ -130,6 +150,11 @@ impl NoiseScheduler {
     /// What the UNet predicts.
     pub fn prediction_type(&self) -> PredictionType {
         self.config.prediction_type
+    }
+
+    /// β of every timestep, after rescaling to a zero terminal SNR where the configuration asks for it.
+    pub fn betas(&self) -> &[f32] {
+        &self.betas
     }
 
     /// ᾱ of every timestep.
@@ -165,52 +190,6 @@ impl NoiseScheduler {
         }
     }
 
-    /// The timesteps that a sampler of `steps` steps visits, noisiest first.
-    ///
-    /// # Panics
-    ///
-    /// When `steps` is 0 or more than the timesteps of training.
-    pub fn sampling_timesteps(&self, steps: usize) -> Vec<u32> {
-        let train = self.alphas_cumprod.len();
-        assert!((1..=train).contains(&steps), "between 1 and {train} sampling steps");
-        let last = train - 1;
-        let visited: Vec<usize> = match self.config.timestep_spacing {
-            TimestepSpacing::Leading => {
-                (0..steps).rev().map(|i| (i * (train / steps) + self.config.steps_offset).min(last)).collect()
-            }
-            TimestepSpacing::Trailing => (0..steps)
-                .map(|i| (train as f64 - i as f64 * train as f64 / steps as f64).round_ties_even() as usize - 1)
-                .collect(),
-            TimestepSpacing::Linspace if steps == 1 => vec![0],
-            TimestepSpacing::Linspace => (0..steps)
-                .rev()
-                .map(|i| (i as f64 * last as f64 / (steps - 1) as f64).round_ties_even() as usize)
-                .collect(),
-        };
-        visited.into_iter().map(|t| t as u32).collect()
-    }
-
-    /// One deterministic DDIM step (arXiv:2010.02502, eq. 12, η = 0) of a sampler of `steps` steps.
-    ///
-    /// `prediction` is the UNet's answer for `latents` at `timestep`; both `[batch, 4, height/8, width/8]`.
-    pub fn ddim_step(&self, prediction: Tensor<4>, latents: Tensor<4>, timestep: u32, steps: usize) -> Tensor<4> {
-        let alpha = self.alphas_cumprod[timestep as usize];
-        let previous = (timestep as usize).checked_sub(self.alphas_cumprod.len() / steps);
-        let alpha_previous = match previous {
-            Some(t) => self.alphas_cumprod[t],
-            None if self.config.set_alpha_to_one => 1.0,
-            None => self.alphas_cumprod[0],
-        };
-        let (signal, sigma) = (alpha.sqrt(), (1.0 - alpha).sqrt());
-        let (clean, noise) = match self.config.prediction_type {
-            PredictionType::Epsilon => ((latents - prediction.clone() * sigma) / signal, prediction),
-            PredictionType::VPrediction => {
-                (latents.clone() * signal - prediction.clone() * sigma, prediction * signal + latents * sigma)
-            }
-        };
-        clean * alpha_previous.sqrt() + noise * (1.0 - alpha_previous).sqrt()
-    }
-
     /// `sqrt(ᾱ)` and `sqrt(1−ᾱ)` of each sample: `[batch, 1, 1, 1]`.
     fn scales(&self, timesteps: &[u32], like: &Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let batch = timesteps.len();
@@ -221,28 +200,6 @@ impl NoiseScheduler {
             Tensor::<4>::from_data(TensorData::new(values, [batch, 1, 1, 1]), &like.device())
         };
         (column(&|alpha| alpha), column(&|alpha| 1.0 - alpha))
-    }
-}
-
-fn betas(config: &NoiseSchedulerConfig) -> Vec<f64> {
-    if let Some(betas) = &config.trained_betas {
-        return betas.clone();
-    }
-    let scaled = config.beta_schedule == "scaled_linear";
-    let curve = |beta: f64| if scaled { beta.sqrt() } else { beta };
-    let (first, last) = (curve(config.beta_start), curve(config.beta_end));
-    let steps = config.num_train_timesteps.saturating_sub(1).max(1) as f64;
-    let linear = (0..config.num_train_timesteps).map(|i| first + (last - first) * i as f64 / steps);
-    if scaled { linear.map(|x| x * x).collect() } else { linear.collect() }
-}
-
-/// Shifts and scales `sqrt(ᾱ)` so that the last is 0 and the first stays (arXiv:2305.08891, algorithm 1).
-fn rescale_to_zero_terminal_snr(alphas_cumprod: &mut [f64]) {
-    let first = alphas_cumprod[0].sqrt();
-    let last = alphas_cumprod[alphas_cumprod.len() - 1].sqrt();
-    for alpha in alphas_cumprod.iter_mut() {
-        let root = (alpha.sqrt() - last) * first / (first - last);
-        *alpha = root * root;
     }
 }
 

@@ -3,7 +3,7 @@
 //! One normaliser for every sample of a step, whatever its micro-batch: `Σᵢ wᵢ·ℓᵢ / normaliser`, with ℓᵢ the mean
 //! over channels and pixels. Entries that only fill a micro-batch up have weight 0.
 
-use crate::{ClipTextModel, NoiseScheduler, UNet};
+use crate::{ClipTextModel, NoiseScheduler, PredictionType, UNet};
 use burn::tensor::{Tensor, TensorData};
 
 /// What goes through the model in one forward pass.
@@ -28,6 +28,18 @@ pub struct Loss {
     pub scalar: Tensor<1>,
     /// ℓᵢ, unweighted: `[batch]`.
     pub per_sample: Tensor<1>,
+}
+
+/// Returns the min-SNR weight of a timestep (arXiv:2303.09556, section 3.4): `min(snr, γ) / snr` for ε,
+/// `min(snr, γ) / (snr + 1)` for v. Without γ every timestep weighs 1.
+pub fn min_snr_weight(snr: f64, gamma: Option<f64>, prediction_type: PredictionType) -> f64 {
+    let Some(gamma) = gamma else { return 1.0 };
+    match prediction_type {
+        // Also the limit for an SNR of 0, where the fraction itself is undefined.
+        PredictionType::Epsilon if snr <= gamma => 1.0,
+        PredictionType::Epsilon => gamma / snr,
+        PredictionType::VPrediction => snr.min(gamma) / (snr + 1.0),
+    }
 }
 
 /// Computes the losses of a micro-batch.
@@ -57,6 +69,7 @@ pub fn weighted_loss_of_text(
     let device = latents.device();
     let noisy = noise_scheduler.add_noise(latents.clone(), noise.clone(), &timesteps);
     let target = noise_scheduler.target(latents, noise, &timesteps);
+    let timesteps: Vec<f32> = timesteps.iter().map(|t| *t as f32).collect();
     let prediction = unet.forward(noisy, &timesteps, encoder_hidden_states);
     let error = (prediction - target).square().reshape([count as i64, -1]); // [batch, 4 * pixels]
     let per_sample = error.mean_dim(1).reshape([count]);
@@ -64,4 +77,21 @@ pub fn weighted_loss_of_text(
     let weights = Tensor::<1>::from_data(TensorData::new(weights, [count]), &device);
     let scalar = (per_sample.clone() * weights).sum();
     Loss { scalar, per_sample: per_sample.detach() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use PredictionType::{Epsilon, VPrediction};
+
+    #[test]
+    fn the_formula_of_the_paper() {
+        assert_eq!(min_snr_weight(100.0, None, Epsilon), 1.0);
+        assert_eq!(min_snr_weight(20.0, Some(5.0), Epsilon), 0.25);
+        assert_eq!(min_snr_weight(3.0, Some(5.0), Epsilon), 1.0);
+        assert_eq!(min_snr_weight(0.0, Some(5.0), Epsilon), 1.0);
+        assert_eq!(min_snr_weight(19.0, Some(5.0), VPrediction), 0.25);
+        assert_eq!(min_snr_weight(3.0, Some(5.0), VPrediction), 0.75);
+        assert_eq!(min_snr_weight(0.0, Some(5.0), VPrediction), 0.0);
+    }
 }

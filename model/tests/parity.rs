@@ -7,8 +7,8 @@ mod support;
 
 use ballast_model::noise_scheduler::NoiseScheduler;
 use ballast_model::objective::weighted_loss;
-use ballast_model::sampler::denoise;
-use ballast_model::{MicroBatch, SampleRequest, Trainable, cpu_device};
+use ballast_model::sampler::{Sampler, denoise};
+use ballast_model::{MicroBatch, SampleRequest, SamplerKind, Trainable, cpu_device};
 use serde_json::json;
 use support::{Reference, draw, input};
 
@@ -58,7 +58,7 @@ fn unet_at_several_sizes_and_timesteps() {
         let model = reference.model();
         let text = model.text_encoder.encode(&reference.token_ids()[..2], &cpu_device());
         for [height, width] in [[8, 8], [5, 7], [6, 11]] {
-            for timesteps in [[0, 1], [250, 999]] {
+            for timesteps in [[0.0, 1.0], [250.0, 999.0]] {
                 let latents = input(&format!("unet.{height}x{width}"), [2, 4, height, width]);
                 let out = model.unet.forward(latents, &timesteps, text.clone());
                 reference.assert_close(&format!("unet.{height}x{width}.{}", timesteps[0]), out, FORWARD);
@@ -97,13 +97,14 @@ fn ddim_trajectories() {
     each(|reference| {
         for (i, case) in reference.json["ddim"].as_array().unwrap().iter().enumerate() {
             let scheduler = NoiseScheduler::from_json(&case["config"]).unwrap();
-            let timesteps = scheduler.sampling_timesteps(7);
+            let mut sampler = Sampler::new(SamplerKind::Ddim, &scheduler, None, 7).unwrap();
+            let timesteps: Vec<u32> = sampler.timesteps().iter().map(|t| *t as u32).collect();
             assert_eq!(json!(timesteps), case["timesteps"], "{case}");
             let mut path = vec![input("ddim.start", [1, 4, 2, 2])];
-            for timestep in timesteps {
-                let latents = path[path.len() - 1].clone();
+            for (step, timestep) in timesteps.into_iter().enumerate() {
+                let latents = path[step].clone();
                 let prediction = (latents.clone() * 0.5).tanh() * (0.5 + f64::from(timestep) / 2000.0);
-                path.push(scheduler.ddim_step(prediction, latents, timestep, 7));
+                path.push(sampler.step(step, prediction, latents, || unreachable!("DDIM adds no noise")));
             }
             reference.assert_close(&format!("ddim.{i}"), burn::tensor::Tensor::cat(path, 0), FORWARD);
         }
@@ -124,9 +125,10 @@ fn guided_sampling() {
             height: 6 * factor,
             steps: 5,
             guidance_scale: 7.5,
+            ..SampleRequest::default()
         };
         // Guidance multiplies the rounding of five passes.
-        let latents = denoise(&model, &request, input("pipe.latents", [1, 4, 6, 8]));
+        let latents = denoise(&model, &request, input("pipe.latents", [1, 4, 6, 8])).unwrap();
         reference.assert_close("pipe.latents", latents, 1e-4);
     });
 }

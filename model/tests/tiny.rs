@@ -65,7 +65,7 @@ fn the_same_seed_draws_the_same_picture() {
         width: 64,
         height: 48,
         steps: 4,
-        guidance_scale: 5.0,
+        ..SampleRequest::default()
     };
     let picture = sample(&model, &request).unwrap();
     assert_eq!(picture.data.len(), 64 * 48 * 3);

@@ -19,7 +19,6 @@ mod samples;
 mod save;
 mod session;
 mod trainer;
-mod weights;
 
 use std::net::SocketAddr;
 

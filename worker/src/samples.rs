@@ -51,6 +51,7 @@ fn request(config: &RunConfig, index: u32) -> Option<SampleRequest> {
         height: height as usize,
         steps: config.sample.steps as usize,
         guidance_scale: config.sample.guidance_scale,
+        ..SampleRequest::default()
     })
 }
 

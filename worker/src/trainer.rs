@@ -9,7 +9,7 @@ use std::path::Path;
 
 use ballast_common::config::RunConfig;
 use ballast_common::rng::Streams;
-use ballast_model::objective::weighted_loss;
+use ballast_model::objective::{min_snr_weight, weighted_loss};
 use ballast_model::{Device, FlatLayout, MicroBatch, ParamGroup, StableDiffusion, Trainable, tensor};
 use ballast_proto::v1;
 use burn::module::Module;
@@ -26,7 +26,6 @@ use crate::latents::Encoder;
 use crate::optimizer::{AdamW, Group, clip_by_norm};
 use crate::prefetch::{Loaded, Prefetch, Ticket};
 use crate::save::Snapshot;
-use crate::weights::min_snr_weight;
 
 /// A worker's share of a step.
 #[derive(Debug)]

@@ -28,6 +28,7 @@ use crate::unet::UNetConfig;
 use crate::vae::VaeConfig;
 use crate::weights::{Source, Weights};
 use crate::{AutoencoderKl, ClipTextModel, Device, NoiseScheduler, PredictionType, Tokenizer, UNet};
+use burn::tensor::Tensor;
 pub use description::{Description, Part};
 pub(crate) use diffusers::check;
 pub use error::CheckpointError;
@@ -56,6 +57,8 @@ pub struct StableDiffusion {
     pub unet: UNet,
     /// The noise schedule.
     pub noise_scheduler: NoiseScheduler,
+    /// Whether prompts of more than 75 tokens are encoded in chunks instead of cut off; off when loaded.
+    pub long_prompts: bool,
     configs: RawConfigs,
     device: Device,
 }
@@ -144,6 +147,20 @@ impl StableDiffusion {
         self.with_parts(|parts, values| single_file::write(parts, values, path, precision, metadata))
     }
 
+    /// Turns prompts into text states: `[prompts, 77, width]`, or a multiple of 77 for long ones where they are allowed.
+    ///
+    /// # Panics
+    ///
+    /// When there are no prompts.
+    pub fn encode_prompts(&self, prompts: &[&str]) -> Tensor<3> {
+        let ids = if self.long_prompts {
+            self.tokenizer.encode_long(prompts)
+        } else {
+            prompts.iter().map(|prompt| self.tokenizer.encode(prompt)).collect()
+        };
+        self.text_encoder.encode(&ids, &self.device)
+    }
+
     /// The device that the parameters were loaded to.
     pub fn device(&self) -> Device {
         self.device.clone()
@@ -171,6 +188,7 @@ impl StableDiffusion {
             vae: AutoencoderKl::new(&Weights::new(sources.vae, device), &configs.vae),
             unet: UNet::new(&Weights::new(sources.unet, device), &configs.unet),
             noise_scheduler: configs.noise_scheduler.clone(),
+            long_prompts: false,
             configs: raw,
             device: device.clone(),
         }

@@ -47,15 +47,21 @@ impl TextTransformer {
         }
     }
 
-    /// `[batch, length]` → `[batch, length, hidden_size]`
-    pub(crate) fn forward(&self, token_ids: Tensor<2, Int>) -> Tensor<3> {
+    /// The state after the first `layers` blocks: `[batch, length]` → `[batch, length, hidden_size]`
+    pub(crate) fn hidden_state(&self, token_ids: Tensor<2, Int>, layers: usize) -> Tensor<3> {
         let length = token_ids.dims()[1];
         let tokens = self.embeddings.token_embedding.forward(token_ids);
-        let mut hidden = tokens + self.embeddings.position_embedding.first(length);
-        for layer in &self.encoder.layers {
-            hidden = layer.forward(hidden);
-        }
-        self.final_layer_norm.forward(hidden)
+        let embedded = tokens + self.embeddings.position_embedding.first(length);
+        self.encoder.layers[..layers].iter().fold(embedded, |hidden, layer| layer.forward(hidden))
+    }
+
+    /// [`hidden_state`](Self::hidden_state), normalised.
+    pub(crate) fn forward(&self, token_ids: Tensor<2, Int>, layers: usize) -> Tensor<3> {
+        self.final_layer_norm.forward(self.hidden_state(token_ids, layers))
+    }
+
+    pub(crate) fn layers(&self) -> usize {
+        self.encoder.layers.len()
     }
 
     pub(crate) fn max_length(&self) -> usize {

@@ -69,30 +69,70 @@ impl ClipTextConfig {
 #[derive(Module, Debug)]
 pub struct ClipTextModel {
     text_model: TextTransformer,
+    /// Blocks that are run: all, or fewer with clip skip.
+    layers: usize,
+}
+
+/// A clip skip that the text encoder has too few blocks for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a clip skip of {clip_skip} is too much for a text encoder of {layers} layers: 1 (none) to {layers}")]
+pub struct ClipSkipError {
+    /// Asked for.
+    pub clip_skip: usize,
+    /// Blocks of the text encoder.
+    pub layers: usize,
 }
 
 impl ClipTextModel {
     pub(crate) fn new(weights: &Weights, config: &ClipTextConfig) -> Self {
-        Self { text_model: TextTransformer::new(&weights.at("text_model"), config) }
+        let text_model = TextTransformer::new(&weights.at("text_model"), config);
+        Self { text_model, layers: config.num_hidden_layers }
+    }
+
+    /// Takes the `clip_skip`-th hidden state from the end instead of the last, and the final norm of that: 1 (or 0) is
+    /// the last, 2 the one before.
+    ///
+    /// # Errors
+    ///
+    /// When there are not as many.
+    pub fn with_clip_skip(mut self, clip_skip: usize) -> Result<Self, ClipSkipError> {
+        let layers = self.text_model.layers();
+        if clip_skip > layers {
+            return Err(ClipSkipError { clip_skip, layers });
+        }
+        self.layers = layers + 1 - clip_skip.max(1);
+        Ok(self)
     }
 
     /// Encodes token ids to the last hidden state, after the final layer norm.
     ///
     /// `token_ids`: `[batch, length]` → `[batch, length, hidden_size]`
     pub fn forward(&self, token_ids: Tensor<2, Int>) -> Tensor<3> {
-        self.text_model.forward(token_ids)
+        self.text_model.forward(token_ids, self.layers)
+    }
+
+    /// [`forward`](Self::forward) without the final layer norm.
+    pub fn hidden_state(&self, token_ids: Tensor<2, Int>) -> Tensor<3> {
+        self.text_model.hidden_state(token_ids, self.layers)
     }
 
     /// [`forward`](Self::forward) of ids on the host, all rows of one length.
     ///
+    /// Rows longer than [`max_length`](Self::max_length) are encoded in pieces of that length, each by itself, and the
+    /// states are put together again.
+    ///
     /// # Panics
     ///
-    /// When the rows differ in length or there are none.
+    /// When there are no rows, when they differ in length, and when they are long and do not divide into pieces.
     pub fn encode(&self, token_ids: &[Vec<i32>], device: &Device) -> Tensor<3> {
-        let length = token_ids.first().expect("at least one caption").len();
+        let (batch, length) = (token_ids.len(), token_ids.first().expect("at least one caption").len());
         assert!(token_ids.iter().all(|row| row.len() == length), "captions are padded to one length");
-        let data = TensorData::new(token_ids.concat(), [token_ids.len(), length]);
-        self.forward(Tensor::from_data(data, device))
+        let piece = length.min(self.max_length());
+        assert!(length.is_multiple_of(piece), "long captions are padded to a multiple of {piece}");
+        let pieces = batch * length / piece;
+        let data = TensorData::new(token_ids.concat(), [pieces, piece]);
+        let states = self.forward(Tensor::from_data(data, device)); // [pieces, piece, width]
+        if pieces == batch { states } else { states.reshape([batch as i64, length as i64, -1]) }
     }
 
     /// Longest sequence that has position embeddings (77).

@@ -16,8 +16,11 @@ pub use files::TokenizerError;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Length of every encoded caption.
+/// Length of every encoded caption, and of each chunk of a long one.
 pub const MAX_LENGTH: usize = 77;
+
+/// Tokens of a caption that fit between begin and end.
+pub const CHUNK: usize = MAX_LENGTH - 2;
 
 /// CLIP's tokenizer, with the special tokens of one model family.
 #[derive(Clone, Debug)]
@@ -58,8 +61,25 @@ impl Tokenizer {
 
     /// Encodes a caption: begin, at most 75 tokens, end, padding up to 77.
     pub fn encode(&self, text: &str) -> Vec<i32> {
+        let tokens = self.tokens(text);
+        self.chunk(&tokens[..tokens.len().min(CHUNK)])
+    }
+
+    /// Encodes captions of any length, all to as many ids as the longest needs: chunks of 77, each with begin, at most
+    /// 75 tokens, end and padding.
+    pub fn encode_long(&self, texts: &[&str]) -> Vec<Vec<i32>> {
+        let tokens: Vec<Vec<u32>> = texts.iter().map(|text| self.tokens(text)).collect();
+        let chunks = tokens.iter().map(|tokens| tokens.len().div_ceil(CHUNK)).max().unwrap_or(0).max(1);
+        let encode = |tokens: &Vec<u32>| {
+            let mut pieces = tokens.chunks(CHUNK);
+            (0..chunks).flat_map(|_| self.chunk(pieces.next().unwrap_or_default())).collect()
+        };
+        tokens.iter().map(encode).collect()
+    }
+
+    fn chunk(&self, tokens: &[u32]) -> Vec<i32> {
         let mut ids = vec![self.bos];
-        ids.extend(self.tokens(text).into_iter().take(MAX_LENGTH - 2));
+        ids.extend(tokens);
         ids.push(self.eos);
         ids.resize(MAX_LENGTH, self.pad);
         ids.into_iter().map(|id| id as i32).collect()

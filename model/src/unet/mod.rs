@@ -44,9 +44,9 @@ impl UNet {
 
     /// Predicts what the noise scheduler's prediction type asks for.
     ///
-    /// `latents`: `[batch, 4, height, width]`; `timesteps`: one per sample, in `0..num_train_timesteps`;
-    /// `encoder_hidden_states`: `[batch, length, cross_attention_dim]` → `[batch, 4, height, width]`
-    pub fn forward(&self, latents: Tensor<4>, timesteps: &[u32], encoder_hidden_states: Tensor<3>) -> Tensor<4> {
+    /// `latents`: `[batch, 4, height, width]`; `timesteps`: one per sample, in `0..num_train_timesteps`, where samplers
+    /// may stand between two of them; `encoder_hidden_states`: `[batch, length, cross_attention_dim]` → `[batch, 4, height, width]`
+    pub fn forward(&self, latents: Tensor<4>, timesteps: &[f32], encoder_hidden_states: Tensor<3>) -> Tensor<4> {
         assert_eq!(timesteps.len(), latents.dims()[0], "one timestep per sample");
         // SiLU here, once, instead of in every residual block.
         let time = activation::silu(self.time_embedding.forward(timesteps, &latents.device()));
@@ -87,18 +87,18 @@ impl TimeEmbedding {
     }
 
     /// `[batch, 4 * block_out_channels[0]]`
-    fn forward(&self, timesteps: &[u32], device: &Device) -> Tensor<2> {
+    fn forward(&self, timesteps: &[f32], device: &Device) -> Tensor<2> {
         let rows = timesteps.iter().flat_map(|t| self.sinusoids(*t)).collect::<Vec<f32>>();
         let rows = Tensor::from_data(TensorData::new(rows, [timesteps.len(), self.width]), device);
         self.linear_2.forward(activation::silu(self.linear_1.forward(rows)))
     }
 
     /// `sin(t·f), cos(t·f)` for `width/2` frequencies from 1 down to 1/10000, in f32 steps as PyTorch takes them.
-    fn sinusoids(&self, timestep: u32) -> Vec<f32> {
+    fn sinusoids(&self, timestep: f32) -> Vec<f32> {
         let half = self.width / 2;
         let angles = (0..half).map(|i| {
             let exponent = -(10000f64.ln() as f32) * i as f32 / (half as f64 - self.freq_shift) as f32;
-            timestep as f32 * libm::expf(exponent)
+            timestep * libm::expf(exponent)
         });
         let angles: Vec<f64> = angles.map(f64::from).collect();
         let sines = angles.iter().map(|a| libm::sin(*a) as f32);
