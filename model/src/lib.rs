@@ -11,6 +11,7 @@
 pub use burn::tensor::Device;
 use burn::tensor::Tensor;
 
+pub mod adamw;
 pub mod checkpoint;
 pub mod clip;
 mod config;

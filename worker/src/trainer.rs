@@ -9,6 +9,7 @@ use std::path::Path;
 
 use ballast_common::config::RunConfig;
 use ballast_common::rng::Streams;
+use ballast_model::adamw::{AdamW, Group};
 use ballast_model::objective::{min_snr_weight, weighted_loss};
 use ballast_model::{Device, FlatLayout, MicroBatch, ParamGroup, StableDiffusion, Trainable, tensor};
 use ballast_proto::v1;
@@ -23,7 +24,7 @@ use crate::error::WorkerError;
 use crate::hash::flat_hash;
 use crate::images::PictureRequest;
 use crate::latents::Encoder;
-use crate::optimizer::{AdamW, Group, clip_by_norm};
+use crate::optimizer::{adamw, clip_by_norm};
 use crate::prefetch::{Loaded, Prefetch, Ticket};
 use crate::save::Snapshot;
 
@@ -64,7 +65,7 @@ impl Trainer {
         Ok(Self {
             streams: Streams::new(config.run.seed),
             device: model.device(),
-            optimizer: AdamW::new(&config.optimizer, params.len()),
+            optimizer: adamw(&config.optimizer, params.len()),
             encoder,
             config: config.clone(),
             model,

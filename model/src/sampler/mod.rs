@@ -83,7 +83,7 @@ pub enum SamplerError {
         steps: usize,
         /// Its name.
         sampler: &'static str,
-        /// Timesteps of training, or one fewer.
+        /// Timesteps of training, or one or two fewer.
         most: usize,
     },
     /// Karras' noise levels for a sampler that has none of its own.
@@ -121,7 +121,9 @@ impl Sampler {
         steps: usize,
     ) -> Result<Self, SamplerError> {
         let train = scheduler.num_train_timesteps() as usize;
-        let most = if kind == SamplerKind::DpmPlusPlus2M { train - 1 } else { train };
+        // DPM++ divides by the way from one noise level to the next, and looks one step further.
+        let offset = scheduler.config().steps_offset;
+        let most = if kind == SamplerKind::DpmPlusPlus2M { train.saturating_sub(1 + offset) } else { train };
         if !(1..=most).contains(&steps) {
             return Err(SamplerError::Steps { steps, sampler: kind.name(), most });
         }

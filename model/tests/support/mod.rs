@@ -1,10 +1,14 @@
 //! What several tests need: the reference fixtures, and models with the weights that the fixtures were made with.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses a part")]
 
+pub mod analytic;
+pub mod numbers;
+
 use ballast_model::tokenizer::{Padding, Tokenizer};
 use ballast_model::{StableDiffusion, cpu_device, tensor};
 use burn::tensor::Tensor;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use numbers::Numbers;
+use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,22 +20,19 @@ pub fn fixture_path(name: &str) -> PathBuf {
 /// The numbers of one reference pipeline.
 pub struct Reference {
     pub json: Value,
-    tensors: Vec<u8>,
+    numbers: Numbers,
 }
 
 impl Reference {
     pub fn load(name: &str) -> Self {
-        let json = std::fs::read(fixture_path(&format!("parity_{name}.json"))).unwrap();
-        let tensors = std::fs::read(fixture_path(&format!("parity_{name}.safetensors"))).unwrap();
-        Self { json: serde_json::from_slice(&json).unwrap(), tensors }
+        let file = |ending: &str| fixture_path(&format!("parity_{name}.{ending}"));
+        let numbers = Numbers::load(&file("json"), &file("safetensors")).unwrap();
+        Self { json: numbers.json.clone(), numbers }
     }
 
     /// Shape and values of a stored tensor.
     pub fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
-        let file = SafeTensors::deserialize(&self.tensors).unwrap();
-        let view = file.tensor(name).unwrap_or_else(|_| panic!("no {name} in the fixture"));
-        let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        (view.shape().to_vec(), values)
+        self.numbers.floats(name)
     }
 
     pub fn padding(&self) -> Padding {
@@ -91,14 +92,10 @@ impl Reference {
     }
 
     /// Compares with a stored tensor: no element may be off by more than `tolerance` times the largest.
-    pub fn assert_close<const D: usize>(&self, name: &str, actual: Tensor<D>, tolerance: f32) {
-        let (shape, expected) = self.tensor(name);
-        assert_eq!(actual.dims().to_vec(), shape, "{name}");
-        let actual: Vec<f32> = actual.without_autodiff().try_into_vec_as().unwrap();
-        let peak = expected.iter().fold(0.0f32, |peak, v| peak.max(v.abs()));
-        let worst = expected.iter().zip(&actual).map(|(e, a)| (e - a).abs()).fold(0.0f32, f32::max);
-        assert!(worst <= tolerance * peak, "{name}: off by {worst:e} of {peak:e}, {:e} relative", worst / peak);
-        println!("{name}: {:e}", worst / peak);
+    pub fn assert_close<const D: usize>(&self, name: &str, actual: Tensor<D>, tolerance: f64) {
+        let error = self.numbers.error(name, actual);
+        assert!(error <= tolerance, "{name}: off by {error:e} of the largest");
+        println!("{name}: {error:e}");
     }
 }
 

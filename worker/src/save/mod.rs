@@ -11,10 +11,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ballast_common::checkpoint::{CheckpointState, FORMAT_VERSION, FileRecord, STATE_FILE, folder_name, record};
+use ballast_model::adamw::AdamW;
 use ballast_model::{FlatLayout, SavePrecision, StableDiffusion};
 use thiserror::Error;
-
-use crate::optimizer::AdamW;
 
 pub(crate) use folder::{replace_folder, write_file};
 pub(crate) use optimizer_file::{OPTIMIZER_FILE, read_optimizer};

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
+use ballast_model::adamw::AdamW;
 use ballast_model::{FlatEntry, FlatLayout};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, View, serialize_to_file};
 
 use super::SaveError;
 use crate::error::WorkerError;
-use crate::optimizer::AdamW;
 
 /// Name of the file within a checkpoint.
 pub(crate) const OPTIMIZER_FILE: &str = "optimizer.safetensors";

@@ -1,0 +1,178 @@
+//! AdamW on flat buffers.
+//!
+//! Every worker moves its own copy of the parameters by the same reduced gradient, so the arithmetic has to give the
+//! same bits whatever the number of threads: elements are independent of each other.
+
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Elements that one thread handles at a time.
+const CHUNK: usize = 1 << 16;
+
+/// A part of the flat buffer that shares a learning rate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Elements of the flat buffer.
+    pub range: Range<usize>,
+    /// Learning rate of this step.
+    pub lr: f64,
+}
+
+/// AdamW (arXiv:1711.05101), with the formula of `torch.optim.AdamW`: decoupled decay, bias correction, ε outside the root.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdamW {
+    settings: AdamWSettings,
+    /// Running mean of the gradient.
+    pub exp_avg: Vec<f32>,
+    /// Running mean of the squared gradient.
+    pub exp_avg_sq: Vec<f32>,
+}
+
+/// What [`AdamW`] can be told.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWSettings {
+    /// Share of the running mean of the gradient that is kept in a step.
+    pub beta1: f64,
+    /// Share of the running mean of the squared gradient that is kept in a step.
+    pub beta2: f64,
+    /// Added to the root of the second mean.
+    pub eps: f64,
+    /// Share of each parameter that is taken away in a step, times the learning rate.
+    pub weight_decay: f64,
+}
+
+impl AdamW {
+    /// Starts an optimizer for `elements` parameters.
+    pub fn new(settings: AdamWSettings, elements: usize) -> Self {
+        Self { settings, exp_avg: vec![0.0; elements], exp_avg_sq: vec![0.0; elements] }
+    }
+
+    /// Moves the parameters. `step` is 1 for the first move; parameters outside all groups stay as they are.
+    ///
+    /// # Panics
+    ///
+    /// When the buffers differ in length or a group lies outside them.
+    pub fn step(&mut self, params: &mut [f32], gradient: &[f32], step: u64, groups: &[Group]) {
+        assert!(params.len() == self.exp_avg.len() && gradient.len() == params.len(), "all buffers have one layout");
+        for Group { range, lr } in groups {
+            let factors = Factors::new(self.settings, step, *lr);
+            let range = || range.clone();
+            params[range()]
+                .par_chunks_mut(CHUNK)
+                .zip(gradient[range()].par_chunks(CHUNK))
+                .zip(self.exp_avg[range()].par_chunks_mut(CHUNK))
+                .zip(self.exp_avg_sq[range()].par_chunks_mut(CHUNK))
+                .for_each(|(((params, gradient), exp_avg), exp_avg_sq)| {
+                    factors.apply(params, gradient, exp_avg, exp_avg_sq);
+                });
+        }
+    }
+}
+
+/// The scalars of one step, computed in `f64` and rounded once, as PyTorch does.
+#[derive(Debug, Clone, Copy)]
+struct Factors {
+    decay: f32,
+    one_minus_beta1: f32,
+    beta2: f32,
+    one_minus_beta2: f32,
+    bias_correction2_sqrt: f32,
+    eps: f32,
+    step_size: f32,
+}
+
+impl Factors {
+    fn new(settings: AdamWSettings, step: u64, lr: f64) -> Self {
+        let AdamWSettings { beta1, beta2, eps, weight_decay } = settings;
+        // Multiplication is exactly rounded everywhere; `powf` is the platform's own.
+        let power = |base: f64| integer_power(base, step);
+        Self {
+            decay: (1.0 - lr * weight_decay) as f32,
+            one_minus_beta1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            one_minus_beta2: (1.0 - beta2) as f32,
+            bias_correction2_sqrt: (1.0 - power(beta2)).sqrt() as f32,
+            eps: eps as f32,
+            step_size: (lr / (1.0 - power(beta1))) as f32,
+        }
+    }
+
+    fn apply(&self, params: &mut [f32], gradient: &[f32], exp_avg: &mut [f32], exp_avg_sq: &mut [f32]) {
+        for (((param, gradient), exp_avg), exp_avg_sq) in
+            params.iter_mut().zip(gradient).zip(exp_avg.iter_mut()).zip(exp_avg_sq.iter_mut())
+        {
+            *exp_avg += (gradient - *exp_avg) * self.one_minus_beta1;
+            *exp_avg_sq = *exp_avg_sq * self.beta2 + gradient * gradient * self.one_minus_beta2;
+            let denominator = exp_avg_sq.sqrt() / self.bias_correction2_sqrt + self.eps;
+            *param = *param * self.decay - self.step_size * (*exp_avg / denominator);
+        }
+    }
+}
+
+fn integer_power(mut base: f64, mut exponent: u64) -> f64 {
+    let mut power = 1.0;
+    while exponent > 0 {
+        if exponent % 2 == 1 {
+            power *= base;
+        }
+        base *= base;
+        exponent /= 2;
+    }
+    power
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: AdamWSettings = AdamWSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
+
+    /// PyTorch's own numbers:
+    ///
+    /// ```python
+    /// p = torch.tensor([1.0, -2.0, 0.5, 3.0], requires_grad=True)  # torch 2.9.1, float32
+    /// o = torch.optim.AdamW([p], lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1, foreach=False)
+    /// for g in ([0.1, -0.2, 3.0, 0.0], [0.3, 0.1, -1.0, 1e-4], [-0.5, 0.0, 2.0, 0.0]):
+    ///     p.grad = torch.tensor(g); o.step(); print(p.tolist())
+    /// print(o.state[p]["exp_avg"].tolist(), o.state[p]["exp_avg_sq"].tolist())
+    /// ```
+    #[test]
+    fn three_steps_agree_with_pytorch() {
+        let gradients = [[0.1, -0.2, 3.0, 0.0], [0.3, 0.1, -1.0, 1e-4], [-0.5, 0.0, 2.0, 0.0]];
+        let expected = [
+            [0.9890000224113464, -1.9880000352859497, 0.4895000159740448, 2.996999979019165],
+            [0.9788332581520081, -1.9833487272262573, 0.4850083291530609, 2.986562728881836],
+            [0.9794635772705078, -1.979306697845459, 0.47849246859550476, 2.977825164794922],
+        ];
+        let mut optimizer = AdamW::new(AdamWSettings { weight_decay: 0.1, ..SETTINGS }, 4);
+        let mut params = vec![1.0, -2.0, 0.5, 3.0];
+        for (step, (gradient, expected)) in (1..).zip(gradients.iter().zip(expected)) {
+            optimizer.step(&mut params, gradient, step, &[Group { range: 0..4, lr: 1e-2 }]);
+            assert_close(&params, &expected);
+        }
+        assert_close(
+            &optimizer.exp_avg,
+            &[-0.01489999983459711, -0.007200000341981649, 0.3530000150203705, 8.999999408842996e-06],
+        );
+        assert_close(
+            &optimizer.exp_avg_sq,
+            &[0.00034989003324881196, 4.99100424349308e-05, 0.013981008902192116, 9.990000146564704e-12],
+        );
+    }
+
+    fn assert_close(found: &[f32], expected: &[f64]) {
+        // Two roundings of f32: PyTorch may fuse multiplications and additions.
+        let close = |(found, expected): (&f32, &f64)| (f64::from(*found) - expected).abs() <= 2.4e-7 * expected.abs();
+        assert!(found.iter().zip(expected).all(close), "{found:?}, not {expected:?}");
+    }
+
+    #[test]
+    fn groups_have_their_own_rates_and_the_rest_stays() {
+        let mut optimizer = AdamW::new(SETTINGS, 3);
+        let mut params = vec![1.0; 3];
+        let groups = [Group { range: 0..1, lr: 0.5 }, Group { range: 1..2, lr: 0.25 }];
+        optimizer.step(&mut params, &[2.0; 3], 1, &groups);
+        let moved = params.iter().map(|param| 1.0 - param);
+        assert!(moved.zip([0.5, 0.25, 0.0]).all(|(found, wanted)| (found - wanted).abs() < 1e-6), "{params:?}");
+    }
+}
