@@ -31,7 +31,7 @@ pub mod vae;
 mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, OpenOptions, SavePrecision, StableDiffusion};
-pub use clip::ClipTextModel;
+pub use clip::{ClipTextModel, TextSettings};
 pub use config::ConfigError;
 pub use flat::{FlatEntry, FlatLayout, ParamGroup, Trainable};
 pub use init::{Preset, init_model};

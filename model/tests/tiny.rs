@@ -1,10 +1,10 @@
 //! The tiny preset from end to end: saving and loading, gradients, flat buffers, sampling.
 
 use ballast_model::objective::weighted_loss;
-use ballast_model::sampler::sample;
+use ballast_model::sampler::{SampleError, sample};
 use ballast_model::{
-    MicroBatch, Preset, SampleRequest, SavePrecision, StableDiffusion, Trainable, cpu_device, init_model,
-    standard_normal, tensor,
+    MicroBatch, Preset, SampleRequest, SamplerKind, SavePrecision, StableDiffusion, TextSettings, Trainable,
+    cpu_device, init_model, standard_normal, tensor,
 };
 
 fn batch(model: &StableDiffusion) -> MicroBatch {
@@ -71,4 +71,54 @@ fn the_same_seed_draws_the_same_picture() {
     assert_eq!(picture.data.len(), 64 * 48 * 3);
     assert_eq!(picture, sample(&model, &request).unwrap());
     assert_ne!(picture, sample(&model, &SampleRequest { seed: 4, ..request }).unwrap());
+}
+
+#[test]
+fn every_sampler_draws_and_draws_the_same_again() {
+    let model = init_model(Preset::Tiny, 7);
+    let base = SampleRequest {
+        prompt: "a red disc".to_owned(),
+        seed: 3,
+        width: 64,
+        height: 48,
+        steps: 4,
+        ..SampleRequest::default()
+    };
+    let mut pictures = Vec::new();
+    for sampler in SamplerKind::ALL {
+        let request = SampleRequest { sampler, ..base.clone() }.with_usual_sigmas();
+        let picture = sample(&model, &request).unwrap();
+        assert_eq!(picture, sample(&model, &request).unwrap(), "{sampler:?}");
+        pictures.push(picture);
+    }
+    let clip_skip = TextSettings { clip_skip: 2, long_prompts: false };
+    pictures.push(sample(&model, &SampleRequest { text: clip_skip, ..base.clone() }).unwrap());
+    pictures.push(sample(&model, &SampleRequest { guidance_rescale: 0.7, ..base.clone() }).unwrap());
+    for (i, picture) in pictures.iter().enumerate() {
+        assert!(!pictures[..i].contains(picture), "picture {i} is one of those before");
+    }
+    let too_much = SampleRequest { text: TextSettings { clip_skip: 99, long_prompts: false }, ..base.clone() };
+    assert!(matches!(sample(&model, &too_much), Err(SampleError::ClipSkip(_))));
+    let karras = SampleRequest { karras_sigmas: Some(true), ..base };
+    assert!(matches!(sample(&model, &karras), Err(SampleError::Sampler(_))));
+}
+
+#[test]
+fn the_end_of_a_long_prompt_counts_only_where_it_is_asked_for() {
+    let model = init_model(Preset::Tiny, 7);
+    let long = "a red disc on the sea ".repeat(40);
+    let longer = format!("{long} and a blue bird");
+    let states = |prompt: &str, long_prompts: bool| {
+        let settings = TextSettings { clip_skip: 1, long_prompts };
+        model.encode_prompts(&[prompt, "short"], settings).unwrap()
+    };
+    let cut = states(&long, false);
+    assert_eq!(cut.dims()[1], 77);
+    assert!(cut.into_data() == states(&longer, false).into_data());
+    let whole = states(&long, true);
+    assert!(whole.dims()[1] > 77 && whole.dims()[1] % 77 == 0);
+    assert!(whole.clone().into_data() != states(&longer, true).into_data());
+    // The first chunk's states are those of the cut prompt.
+    let first = whole.narrow(1, 0, 77).into_data();
+    assert!(first == states(&long, false).into_data());
 }

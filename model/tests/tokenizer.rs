@@ -3,8 +3,10 @@
 mod support;
 
 use ballast_model::tokenizer::{MAX_LENGTH, Padding, Tokenizer, TokenizerError};
+use proptest::prelude::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 const ALL_MERGES: usize = 48_894;
 
@@ -77,4 +79,59 @@ fn a_broken_folder_is_named() {
         let error = Tokenizer::load(folder.path()).unwrap_err().to_string();
         assert!(error.contains(told) && error.contains(name), "{error}");
     }
+}
+
+static SMALL: LazyLock<[Tokenizer; 2]> =
+    LazyLock::new(|| [Padding::EndOfText, Padding::ExclamationMark].map(|padding| Tokenizer::clip(3000, padding)));
+
+/// Any characters at all, and the marks that mean something to the tokenizer.
+fn any_caption() -> impl Strategy<Value = String> {
+    const MARKS: &[&str] = &["<|startoftext|>", "<|endoftext|>", "<|", "'s", "!", " ", "\u{301}", "\u{200d}", "word"];
+    let piece = prop_oneof![any::<String>(), proptest::sample::select(MARKS).prop_map(str::to_owned)];
+    proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_caption_becomes_77_ids(text in any_caption()) {
+        for tokenizer in SMALL.iter() {
+            let ids = tokenizer.encode(&text);
+            prop_assert_eq!(ids.len(), MAX_LENGTH);
+            let vocabulary = 0..tokenizer.vocab_size() as i32;
+            prop_assert!(ids.iter().all(|id| vocabulary.contains(id)));
+            let end = tokenizer.token_count(&text).min(MAX_LENGTH - 2) + 1;
+            let (begin_id, end_id) = (tokenizer.encode("")[0], tokenizer.encode("")[1]);
+            prop_assert_eq!((ids[0], ids[end]), (begin_id, end_id));
+            prop_assert!(ids[end + 1..].iter().all(|id| *id == tokenizer.pad_id() as i32));
+            prop_assert_eq!(tokenizer.cut_off(&text) > 0, tokenizer.token_count(&text) > MAX_LENGTH - 2);
+        }
+    }
+
+    #[test]
+    fn chunks_hold_every_token_in_order(text in any_caption(), times in 1usize..20) {
+        let tokenizer = &SMALL[0];
+        let text = format!("{text} ").repeat(times);
+        let rows = tokenizer.encode_long(&[&text, ""]);
+        prop_assert!(rows[0].len().is_multiple_of(MAX_LENGTH) && rows[1].len() == rows[0].len());
+        let count = tokenizer.token_count(&text);
+        prop_assert_eq!(rows[0].len() / MAX_LENGTH, count.div_ceil(MAX_LENGTH - 2).max(1));
+        // The first chunk is what is left when the rest is cut off; the short caption goes on empty.
+        prop_assert_eq!(&rows[0][..MAX_LENGTH], &tokenizer.encode(&text)[..]);
+        let empty = tokenizer.encode("");
+        prop_assert!(rows[1].chunks(MAX_LENGTH).all(|chunk| chunk == empty));
+        let full = rows[0].chunks(MAX_LENGTH).take(count / (MAX_LENGTH - 2));
+        prop_assert!(full.into_iter().all(|chunk| chunk[0] == empty[0] && chunk[MAX_LENGTH - 1] == empty[1]));
+    }
+}
+
+/// With pairs looked for from the start after each merge, this would take hours.
+#[test]
+fn a_caption_of_one_endless_word_is_no_trouble() {
+    let word = "abcdefgh".repeat(50_000);
+    assert_eq!(SMALL[0].encode(&word).len(), MAX_LENGTH);
+    assert!(SMALL[0].token_count(&word) > 50_000);
+    let short = "abcdefgh".repeat(40);
+    assert_eq!(SMALL[0].encode(&word)[..40], SMALL[0].encode(&short)[..40]);
 }

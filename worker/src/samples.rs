@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ballast_common::config::RunConfig;
+use ballast_common::config::{RunConfig, SamplerName};
 use ballast_common::error_chain;
-use ballast_model::{RgbPixels, SampleRequest, StableDiffusion, sampler};
+use ballast_model::{SampleRequest, SamplerKind, StableDiffusion, sampler};
 
 use crate::save::write_file;
 
@@ -34,7 +34,7 @@ fn draw_one(model: &StableDiffusion, config: &RunConfig, index: u32, path: &Path
     let pixels = std::panic::catch_unwind(drawing)
         .map_err(|_| "the sampler panicked".to_owned())?
         .map_err(|error| error_chain(&error))?;
-    let png = encode(&pixels, &request).map_err(|error| error_chain(&error))?;
+    let png = pixels.to_png(&request.parameters()).map_err(|error| error_chain(&error))?;
     let folder = path.parent().expect("a file in a folder");
     std::fs::create_dir_all(folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
     write_file(path, &png).map_err(|error| error_chain(&error))
@@ -43,7 +43,7 @@ fn draw_one(model: &StableDiffusion, config: &RunConfig, index: u32, path: &Path
 /// The drawing of a prompt. Each prompt has a seed of its own, the same at every step, so that pictures can be compared.
 fn request(config: &RunConfig, index: u32) -> Option<SampleRequest> {
     let (width, height) = config.sample_size();
-    Some(SampleRequest {
+    let request = SampleRequest {
         prompt: config.sample.prompts.get(index as usize)?.clone(),
         negative_prompt: config.sample.negative_prompt.clone(),
         seed: config.sample.seed.wrapping_add(u64::from(index)),
@@ -51,26 +51,20 @@ fn request(config: &RunConfig, index: u32) -> Option<SampleRequest> {
         height: height as usize,
         steps: config.sample.steps as usize,
         guidance_scale: config.sample.guidance_scale,
+        sampler: sampler_kind(config.sample.sampler),
         ..SampleRequest::default()
-    })
+    }
+    .with_usual_sigmas();
+    Some(request)
 }
 
-/// Encodes a PNG that says how it was made, in the `parameters` text that many viewers of such pictures show.
-fn encode(pixels: &RgbPixels, request: &SampleRequest) -> Result<Vec<u8>, png::EncodingError> {
-    let SampleRequest { prompt, negative_prompt, seed, width, height, steps, guidance_scale } = request;
-    let parameters = format!(
-        "{prompt}\nNegative prompt: {negative_prompt}\n\
-         Steps: {steps}, Sampler: DDIM, CFG scale: {guidance_scale}, Seed: {seed}, Size: {width}x{height}"
-    );
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, pixels.width as u32, pixels.height as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    encoder.add_itxt_chunk("parameters".to_owned(), parameters)?; // iTXt, because prompts are UTF-8
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(&pixels.data)?;
-    writer.finish()?;
-    Ok(bytes)
+fn sampler_kind(name: SamplerName) -> SamplerKind {
+    match name {
+        SamplerName::Ddim => SamplerKind::Ddim,
+        SamplerName::Euler => SamplerKind::Euler,
+        SamplerName::EulerAncestral => SamplerKind::EulerAncestral,
+        SamplerName::DpmPlusPlus2M => SamplerKind::DpmPlusPlus2M,
+    }
 }
 
 #[cfg(test)]
@@ -92,7 +86,7 @@ mod tests {
         assert!(error.unwrap().starts_with("prompt 7"));
         let file = std::io::BufReader::new(std::fs::File::open(&paths[0]).unwrap());
         let reader = png::Decoder::new(file).read_info().unwrap();
-        let text = reader.info().utf8_text[0].get_text().unwrap();
+        let text = &reader.info().uncompressed_latin1_text[0].text;
         assert!(text.starts_with("a blue bird, größer\n") && text.contains("Seed: 1"), "{text}");
         assert_eq!((reader.info().width, reader.info().height), (64, 64));
     }

@@ -5,6 +5,7 @@
 
 mod state;
 
+use std::cell::Cell;
 use std::path::Path;
 
 use ballast_common::config::RunConfig;
@@ -16,7 +17,7 @@ use ballast_proto::v1;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use tokio_util::sync::CancellationToken;
-use tracing::info_span;
+use tracing::{info_span, warn};
 
 use crate::collective::tree::{Node, Partial, SlotSums, add};
 use crate::draws::Key;
@@ -49,6 +50,8 @@ pub(crate) struct Trainer {
     optimizer: AdamW,
     encoder: Encoder,
     next_step: u64,
+    /// Whether a caption that is cut off was named: one is enough.
+    has_named_long_caption: Cell<bool>,
 }
 
 impl Trainer {
@@ -72,6 +75,7 @@ impl Trainer {
             trainable,
             params,
             next_step: 0,
+            has_named_long_caption: Cell::new(false),
         })
     }
 
@@ -195,6 +199,7 @@ impl Trainer {
             noise.extend(key.noise(channels, plane, self.config.objective.offset_noise));
             timesteps.push(timestep);
             token_ids.push(self.model.tokenizer.encode(key.caption()));
+            self.name_long_caption(key.caption());
             weights.push(weight as f32);
             let position = occurrence.position;
             losses.push(v1::OccurrenceLoss { position, loss: 0.0, weight, timestep, skipped });
@@ -207,6 +212,14 @@ impl Trainer {
         weights.resize(size, 0.0);
         let noise = tensor(noise, [size, channels, height, width], &self.device);
         (MicroBatch { latents: Tensor::cat(latents, 0), noise, timesteps, token_ids, weights }, losses)
+    }
+
+    fn name_long_caption(&self, caption: &str) {
+        let cut_off = if self.has_named_long_caption.get() { 0 } else { self.model.tokenizer.cut_off(caption) };
+        if cut_off > 0 {
+            self.has_named_long_caption.set(true);
+            warn!(caption, cut_off, "a caption has more than 75 tokens: the rest is not used (others are not named)");
+        }
     }
 
     fn weight(&self, loss_scale: f64, timestep: u32) -> f64 {

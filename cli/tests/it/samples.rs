@@ -32,6 +32,95 @@ fn a_trained_model_draws_the_picture_of_the_run_again() {
 }
 
 #[test]
+fn every_sampler_draws_and_the_picture_says_how() {
+    let lab = Lab::without_model();
+    let model = reference().folder.join("final");
+    let model = model.to_str().unwrap();
+    let size = ["--steps", "3", "--width", "64", "--height", "64", "--prompt", "a boat, größer"];
+    let draw = |out: &str, more: &[&str]| {
+        lab.run(&[&["sample", "--model", model, "--out", out], &size[..], more].concat()).expect(0);
+        image::open(lab.path(out)).unwrap().to_rgb8()
+    };
+    let settings = |file: &str| {
+        let bytes = std::fs::read(lab.path(file)).unwrap();
+        let start = bytes.windows(15).position(|window| window == b"tEXtparameters\0").expect("a text chunk") + 15;
+        let length = u32::from_be_bytes(bytes[start - 19..start - 15].try_into().unwrap()) as usize - 11;
+        bytes[start..start + length].iter().map(|byte| char::from(*byte)).collect::<String>()
+    };
+    let mut seen = Vec::new();
+    for (sampler, title) in
+        [("ddim", "DDIM"), ("euler", "Euler"), ("euler-a", "Euler a"), ("dpmpp-2m", "DPM++ 2M, Schedule type: Karras")]
+    {
+        let picture = draw("a.png", &["--sampler", sampler, "--negative", "fog", "--seed", "7"]);
+        assert!(!seen.contains(&picture), "{sampler} draws its own picture");
+        assert_eq!(
+            settings("a.png"),
+            format!(
+                "a boat, größer\nNegative prompt: fog\n\
+                 Steps: 3, Sampler: {title}, CFG scale: 5, Seed: 7, Size: 64x64"
+            )
+        );
+        seen.push(picture);
+    }
+    let again = draw("b.png", &["--sampler", "euler-a", "--negative", "fog", "--seed", "7"]);
+    assert_eq!(again, seen[2], "the same seed, the same picture, new noise in each step or not");
+    // And the same among others, as the second of three.
+    lab.run(
+        &[
+            &["sample", "--model", model, "--out", "many", "--count", "3", "--seed", "6", "--negative", "fog"][..],
+            &["--sampler", "euler-a"][..],
+            &size,
+        ]
+        .concat(),
+    )
+    .expect(0);
+    assert_eq!(image::open(lab.path("many/01_seed7_a_boat__größer.png")).unwrap().to_rgb8(), seen[2]);
+    let sheet = draw("sheet.png", &["--sheet", "--count", "4", "--columns", "2"]);
+    assert_eq!(sheet.dimensions(), (2 * 72 + 8, 2 * 72 + 8));
+    assert!(settings("sheet.png").contains("Seed: 1, "));
+
+    let refused = |more: &[&str], says: &str| {
+        lab.run(&[&["sample", "--model", model, "--out", "x.png"], &size[..], more].concat()).expect(2).says(&[says]);
+    };
+    refused(&["--sampler", "heun"], "euler-a");
+    refused(&["--sigmas", "karras"], "dpmpp-2m");
+    refused(&["--clip-skip", "50"], "clip skip");
+    refused(&["--guidance-rescale", "2"], "from 0 to 1");
+}
+
+#[test]
+fn a_prompt_that_is_cut_off_is_named() {
+    let lab = Lab::without_model();
+    let model = reference().folder.join("final");
+    let long = "a boat on the sea ".repeat(30);
+    let args = ["--steps", "1", "--width", "64", "--height", "64", "--prompt", &long, "--prompt", "short"];
+    let run = |more: &[&str]| {
+        lab.run(&[&["sample", "--model", model.to_str().unwrap(), "--out", "out"], &args[..], more].concat()).expect(0)
+    };
+    run(&[]).says(&["tokens of this prompt are not used", long.trim()]);
+    assert!(!run(&["--long-prompts"]).stderr.contains("not used"));
+}
+
+#[test]
+fn a_run_draws_with_its_sampler_and_names_a_caption_that_is_cut_off() {
+    let lab = Lab::new();
+    let long = "a boat on the sea ".repeat(30);
+    lab.write("data/boats/picture_0.txt", &long);
+    let settings = ["run.epochs=1", "data.cond_dropout=0", "sample.sampler=dpmpp-2m", "sample.at_start=false"];
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let finished = lab.start_train("run", &[&["--workers", "1"], &settings[..]].concat()).finish().expect(0);
+    let told: Vec<&str> = finished.stderr.lines().filter(|line| line.contains("more than 75 tokens")).collect();
+    assert!(told.len() == 1 && told[0].contains(long.trim()), "{}", finished.stderr);
+    let samples = lab.run_of("run").folder.join("samples");
+    let of_run = std::fs::read_dir(samples).unwrap().next().unwrap().unwrap().path();
+    let sample = ["sample", "--model", "runs/run/final", "--prompt", "a boat", "--sampler", "dpmpp-2m"];
+    let size = ["--steps", "2", "--width", "64", "--height", "64", "--seed", "1", "--out", "one.png"];
+    lab.run(&[&sample[..], &size].concat()).expect(0);
+    // Pixels and settings: the files are the same to the last byte.
+    assert!(std::fs::read(lab.path("one.png")).unwrap() == std::fs::read(of_run).unwrap());
+}
+
+#[test]
 fn the_single_file_has_the_original_key_names() {
     let bytes = reference().bytes("final.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();

@@ -98,6 +98,7 @@ impl Default for SampleConfig {
             negative_prompt: String::new(),
             seed: 1,
             steps: 30,
+            sampler: SamplerName::Ddim,
             guidance_scale: 5.0,
             width: None,
             height: None,

@@ -44,7 +44,7 @@ pub use objective::ObjectiveConfig;
 pub use optimizer::{OptimizerConfig, OptimizerKind};
 pub use precision::{ComputePrecision, PrecisionConfig, SavePrecision};
 pub use run::RunSettings;
-pub use sample::SampleConfig;
+pub use sample::{SampleConfig, SamplerName};
 pub use step::StepConfig;
 pub use telemetry::TelemetryConfig;
 

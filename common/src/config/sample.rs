@@ -16,6 +16,8 @@ pub struct SampleConfig {
     pub seed: u64,
     /// Denoising steps.
     pub steps: u32,
+    /// How the steps go from noise to a picture.
+    pub sampler: SamplerName,
     /// How strongly the prompt is followed (classifier-free guidance). 1: without guidance.
     pub guidance_scale: f64,
     /// The width in pixels. None: the training resolution.
@@ -26,6 +28,23 @@ pub struct SampleConfig {
     pub every_steps: u64,
     /// Whether pictures are made before the first step too.
     pub at_start: bool,
+}
+
+/// A sampler; `ballast sample --help` says what they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SamplerName {
+    /// DDIM.
+    #[serde(rename = "ddim")]
+    Ddim,
+    /// Euler's method.
+    #[serde(rename = "euler")]
+    Euler,
+    /// Euler's method with new noise in each step.
+    #[serde(rename = "euler-a")]
+    EulerAncestral,
+    /// DPM-Solver++ of second order with Karras' noise levels.
+    #[serde(rename = "dpmpp-2m")]
+    DpmPlusPlus2M,
 }
 
 impl SampleConfig {

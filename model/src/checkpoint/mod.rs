@@ -22,7 +22,7 @@ mod tensors;
 mod torch;
 mod values;
 
-use crate::clip::ClipTextConfig;
+use crate::clip::{ClipSkipError, ClipTextConfig, TextSettings};
 use crate::params::{self, NamedTensor};
 use crate::unet::UNetConfig;
 use crate::vae::VaeConfig;
@@ -57,8 +57,6 @@ pub struct StableDiffusion {
     pub unet: UNet,
     /// The noise schedule.
     pub noise_scheduler: NoiseScheduler,
-    /// Whether prompts of more than 75 tokens are encoded in chunks instead of cut off; off when loaded.
-    pub long_prompts: bool,
     configs: RawConfigs,
     device: Device,
 }
@@ -149,16 +147,20 @@ impl StableDiffusion {
 
     /// Turns prompts into text states: `[prompts, 77, width]`, or a multiple of 77 for long ones where they are allowed.
     ///
+    /// # Errors
+    ///
+    /// When the text encoder has too few layers for the clip skip.
+    ///
     /// # Panics
     ///
     /// When there are no prompts.
-    pub fn encode_prompts(&self, prompts: &[&str]) -> Tensor<3> {
-        let ids = if self.long_prompts {
+    pub fn encode_prompts(&self, prompts: &[&str], settings: TextSettings) -> Result<Tensor<3>, ClipSkipError> {
+        let ids = if settings.long_prompts {
             self.tokenizer.encode_long(prompts)
         } else {
             prompts.iter().map(|prompt| self.tokenizer.encode(prompt)).collect()
         };
-        self.text_encoder.encode(&ids, &self.device)
+        Ok(self.text_encoder.clone().with_clip_skip(settings.clip_skip)?.encode(&ids, &self.device))
     }
 
     /// The device that the parameters were loaded to.
@@ -188,7 +190,6 @@ impl StableDiffusion {
             vae: AutoencoderKl::new(&Weights::new(sources.vae, device), &configs.vae),
             unet: UNet::new(&Weights::new(sources.unet, device), &configs.unet),
             noise_scheduler: configs.noise_scheduler.clone(),
-            long_prompts: false,
             configs: raw,
             device: device.clone(),
         }

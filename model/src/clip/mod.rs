@@ -73,6 +73,15 @@ pub struct ClipTextModel {
     layers: usize,
 }
 
+/// How prompts become text states.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TextSettings {
+    /// Which hidden state from the end is taken: 1 (or 0) the last, 2 the one before.
+    pub clip_skip: usize,
+    /// Whether prompts of more than 75 tokens are encoded in chunks instead of cut off.
+    pub long_prompts: bool,
+}
+
 /// A clip skip that the text encoder has too few blocks for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a clip skip of {clip_skip} is too much for a text encoder of {layers} layers: 1 (none) to {layers}")]

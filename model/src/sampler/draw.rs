@@ -2,6 +2,7 @@
 
 use super::{Guidance, Sampler, SamplerError, SamplerKind};
 use crate::checkpoint::StableDiffusion;
+use crate::clip::{ClipSkipError, TextSettings};
 use crate::rng::standard_normal;
 use burn::tensor::Tensor;
 
@@ -28,6 +29,8 @@ pub struct SampleRequest {
     pub guidance_scale: f64,
     /// How much of the spread that guidance adds is taken back, 0..=1.
     pub guidance_rescale: f64,
+    /// How the prompts become text states.
+    pub text: TextSettings,
 }
 
 impl Default for SampleRequest {
@@ -43,7 +46,17 @@ impl Default for SampleRequest {
             karras_sigmas: None,
             guidance_scale: 5.0,
             guidance_rescale: 0.0,
+            text: TextSettings::default(),
         }
+    }
+}
+
+impl SampleRequest {
+    /// Takes the noise levels that a sampler is best known with: Karras' for DPM++ 2M, and for the others whatever the
+    /// model's scheduler configuration says.
+    pub fn with_usual_sigmas(mut self) -> Self {
+        self.karras_sigmas = (self.sampler == SamplerKind::DpmPlusPlus2M).then_some(true);
+        self
     }
 }
 
@@ -74,6 +87,9 @@ pub enum SampleError {
     /// The sampler does not do what is asked for.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
+    /// The text encoder has too few layers.
+    #[error(transparent)]
+    ClipSkip(#[from] ClipSkipError),
 }
 
 /// Draws a picture. The model should be without autodiff.
@@ -97,13 +113,13 @@ pub fn sample(model: &StableDiffusion, request: &SampleRequest) -> Result<RgbPix
 ///
 /// # Errors
 ///
-/// On settings that the sampler does not have.
-pub fn denoise(model: &StableDiffusion, request: &SampleRequest, noise: Tensor<4>) -> Result<Tensor<4>, SamplerError> {
+/// On settings that the sampler or the text encoder does not have.
+pub fn denoise(model: &StableDiffusion, request: &SampleRequest, noise: Tensor<4>) -> Result<Tensor<4>, SampleError> {
     let mut sampler = Sampler::new(request.sampler, &model.noise_scheduler, request.karras_sigmas, request.steps)?;
     let guidance = Guidance { scale: request.guidance_scale, rescale: request.guidance_rescale };
     let prompts: &[&str] =
         if guidance.is_on() { &[&request.negative_prompt, &request.prompt] } else { &[&request.prompt] };
-    let text = model.encode_prompts(prompts);
+    let text = model.encode_prompts(prompts, request.text)?;
     let shape = noise.dims();
     let device = noise.device();
     let mut latents = match sampler.init_noise_sigma() {

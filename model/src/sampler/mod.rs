@@ -1,7 +1,7 @@
 //! Pictures from text: how a sampler walks from noise to clean latents, and the drawing of a whole picture.
 //!
 //! A [`Sampler`] is one run: which timesteps it visits, and how each step moves the latents. It knows nothing of the
-//! model, only its predictions; [`draw`] puts the two together.
+//! model, only its predictions; [`sample`] puts the two together.
 
 mod ddim;
 mod dpmpp_2m;
@@ -9,6 +9,7 @@ mod draw;
 mod euler;
 mod euler_ancestral;
 mod guidance;
+mod png;
 mod sigmas;
 
 use crate::NoiseScheduler;

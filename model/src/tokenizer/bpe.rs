@@ -1,6 +1,7 @@
 //! Byte-pair merging: a word's bytes become tokens by the merges in the order they were learned.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 
 /// Marks the last token of a word.
 pub(crate) const END_OF_WORD: &str = "</w>";
@@ -56,21 +57,55 @@ impl Bpe {
             .enumerate()
             .filter_map(|(i, byte)| self.bytes[byte as usize][usize::from(i == last)].or(self.unknown))
             .collect();
-        // The lowest rank first, the leftmost of equals: at most 75 tokens of a caption count, so words are short.
-        while let Some((at, merged)) = self.best_merge(&symbols) {
-            symbols[at] = merged;
-            symbols.remove(at + 1);
-        }
+        self.merge(&mut symbols);
         ids.extend(symbols);
     }
 
-    fn best_merge(&self, symbols: &[u32]) -> Option<(usize, u32)> {
-        let merges = symbols.windows(2).enumerate();
-        merges
-            .filter_map(|(at, pair)| self.merges.get(&(pair[0], pair[1])).map(|(rank, merged)| (*rank, at, *merged)))
-            .min()
-            .map(|(_, at, merged)| (at, merged))
+    /// Merges pairs, the lowest rank first, the leftmost of equals, until there are none. A caption may be one long
+    /// word, so the pairs wait in a heap: `n·log n` steps.
+    fn merge(&self, symbols: &mut Vec<u32>) {
+        let count = symbols.len();
+        // Neighbours of each symbol; one that was merged into its left neighbour is marked as gone.
+        let mut left: Vec<usize> = (0..count).map(|i| i.wrapping_sub(1)).collect();
+        let mut right: Vec<usize> = (1..=count).collect();
+        let mut is_gone = vec![false; count];
+        let mut heap: BinaryHeap<Reverse<Pair>> =
+            (1..count).filter_map(|i| self.pair(symbols, i - 1, i)).map(Reverse).collect();
+        while let Some(Reverse(pair)) = heap.pop() {
+            let (at, next) = (pair.at, right[pair.at]);
+            // A pair that has changed since is in the heap anew.
+            if is_gone[at] || next >= count || (symbols[at], symbols[next]) != pair.parts {
+                continue;
+            }
+            symbols[at] = pair.merged;
+            is_gone[next] = true;
+            right[at] = right[next];
+            if right[at] < count {
+                left[right[at]] = at;
+                heap.extend(self.pair(symbols, at, right[at]).map(Reverse));
+            }
+            if left[at] < count {
+                heap.extend(self.pair(symbols, left[at], at).map(Reverse));
+            }
+        }
+        let mut gone = is_gone.into_iter();
+        symbols.retain(|_| !gone.next().expect("one per symbol"));
     }
+
+    fn pair(&self, symbols: &[u32], at: usize, next: usize) -> Option<Pair> {
+        let parts = (symbols[at], symbols[next]);
+        let (rank, merged) = *self.merges.get(&parts)?;
+        Some(Pair { rank, at, parts, merged })
+    }
+}
+
+/// Two neighbours that can be merged; ordered by rank, then by place.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Pair {
+    rank: u32,
+    at: usize,
+    parts: (u32, u32),
+    merged: u32,
 }
 
 /// The printable character that stands for each byte in `vocab.json` (GPT-2's table).

@@ -85,6 +85,11 @@ impl Tokenizer {
         ids.into_iter().map(|id| id as i32).collect()
     }
 
+    /// Number of tokens that [`encode`](Self::encode) cuts off.
+    pub fn cut_off(&self, text: &str) -> usize {
+        self.token_count(text).saturating_sub(CHUNK)
+    }
+
     /// Number of tokens of a caption, without begin and end and before truncation to 75.
     pub fn token_count(&self, text: &str) -> usize {
         self.tokens(text).len()
