@@ -14,7 +14,7 @@ use crate::OutputArgs;
 use crate::config_args::{Flags, SetArgs, load};
 use crate::failure::Failure;
 use crate::output::{print, text_options};
-use crate::scan::scan;
+use crate::scan::{duplicates, scan};
 
 /// Shows what would be trained: the balance of the folders, buckets, padding, steps and the schedule's hash.
 ///
@@ -126,6 +126,7 @@ impl Plan {
         let dataset = scan(&config)?;
         let epochs = Epochs { shown: args.epochs.unwrap_or(1), run: args.epochs.unwrap_or(config.run.epochs) };
         let mut report = report(&config, &dataset, epochs, args.out.as_ref())?;
+        report = report.with_duplicates(&dataset, duplicates(&config, &dataset));
         if args.samples {
             report = report.with_samples(&dataset, &config.data);
         }

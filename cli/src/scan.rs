@@ -23,6 +23,12 @@ pub(crate) fn scan(config: &RunConfig) -> Result<Dataset, Failure> {
     Ok(result.map_err(UsageError::from)?)
 }
 
+/// Finds the images whose files are the same, byte by byte.
+pub(crate) fn duplicates(config: &RunConfig, dataset: &Dataset) -> Vec<Vec<usize>> {
+    let found = dataset.exact_duplicates(&ScanOptions::new(&config.data));
+    found.into_iter().map(|duplicates| duplicates.samples).collect()
+}
+
 struct Bar {
     bar: Option<ProgressBar>,
     start: Instant,

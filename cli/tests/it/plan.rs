@@ -88,6 +88,10 @@ fn the_report_says_what_to_think_about() {
         .map(|advice| (advice["kind"].as_str().unwrap(), advice["place"].as_str().unwrap()))
         .collect();
     assert!(kinds.contains(&("never_used", "rare")) && kinds.contains(&("rarely_used", "keep")), "{kinds:?}");
+    let copies = &plan["dataset"]["duplicates"][0];
+    assert_eq!(copies["paths"], serde_json::json!(["cats/picture_1.png", "rare/one.png"]));
+    assert_eq!((&copies["folders_differ"], &copies["captions_differ"]), (&true.into(), &true.into()));
+    assert!(kinds.contains(&("duplicates", "cats/picture_1.png")), "{kinds:?}");
     let text = lab.run(&["plan", "config.toml", "--epochs", "4"]).expect(0).stdout;
     for part in
         ["epochs 0–3, each", "worth a thought", "rare: none of its 1 image comes up", "12–13", "cats/broken.png: "]
