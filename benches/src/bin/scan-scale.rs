@@ -144,7 +144,8 @@ fn make(root: &Path, images: u64) -> anyhow::Result<u64> {
 
 fn picture(number: u32) -> anyhow::Result<(Vec<u8>, &'static str)> {
     let image = RgbImage::from_fn(32 + 8 * number, 96, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]));
-    let (format, extension) = if number % 2 == 0 { (ImageFormat::Jpeg, "jpg") } else { (ImageFormat::Png, "png") };
+    let (format, extension) =
+        if number.is_multiple_of(2) { (ImageFormat::Jpeg, "jpg") } else { (ImageFormat::Png, "png") };
     let mut bytes = Cursor::new(Vec::new());
     image.write_to(&mut bytes, format)?;
     Ok((bytes.into_inner(), extension))

@@ -24,13 +24,13 @@ impl Svg {
     /// Begins a white sheet with its titles at the top.
     pub(super) fn new(width: f64, height: f64, titles: &Titles) -> Self {
         let mut svg = Self { text: String::new() };
-        let _ = write!(
+        let _ = writeln!(
             svg.text,
             "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' height='{height}' \
              font-family='system-ui, \"Segoe UI\", \"Helvetica Neue\", Arial, sans-serif' font-size='12' fill='#333' \
              role='img'><title>{}</title><rect width='{width}' height='{height}' fill='#fff'/>\
              <text x='20' y='28' font-size='16' font-weight='600' fill='#111'>{}</text>\
-             <text x='20' y='47' fill='#666'>{}</text>\n",
+             <text x='20' y='47' fill='#666'>{}</text>",
             escape(&titles.title),
             escape(&titles.title),
             escape(&titles.subtitle)

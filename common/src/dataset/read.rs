@@ -136,7 +136,7 @@ impl ImageReader<'_> {
         self.opened += 1;
         let header = read_header(&path, stamp.bytes, &mut self.buffer);
         let is_lasting = header.as_ref().err().is_none_or(|error| error.is_in_content);
-        (header.map_err(|error| error.text), self.to_remember(stamp, is_lasting))
+        (header.map_err(|error| error.text), self.remember(stamp, is_lasting))
     }
 
     fn read_text(&mut self, name: &str) -> (Result<Text, String>, Option<Stamp>) {
@@ -151,10 +151,10 @@ impl ImageReader<'_> {
         self.opened += 1;
         let text = read_text_into(&path, &mut self.buffer).map_err(|error| error.to_string());
         let is_lasting = text.is_ok();
-        (text, self.to_remember(stamp, is_lasting))
+        (text, self.remember(stamp, is_lasting))
     }
 
-    fn to_remember(&mut self, stamp: Stamp, is_lasting: bool) -> Option<Stamp> {
+    fn remember(&mut self, stamp: Stamp, is_lasting: bool) -> Option<Stamp> {
         let stamp = Some(stamp).filter(|stamp| is_lasting && stamp.is_settled(self.start));
         self.fresh |= stamp.is_some();
         stamp

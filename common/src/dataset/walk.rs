@@ -92,7 +92,7 @@ pub(super) fn walk(
     let (mut found, mut below) = (Found::default(), Vec::new());
     for (&(index, root), (_, id)) in roots.iter().zip(&walk.roots) {
         let job = Job { directory: root.path.clone(), path: root.name.clone(), root: index, above: None, links: 0 };
-        below.extend(walk.list(job, id.clone(), &mut found).map_err(|error| (index, error))?);
+        below.extend(walk.list(job, id.to_owned(), &mut found).map_err(|error| (index, error))?);
     }
     let mut all = work_tree(below, threads, |job, found| walk.enter(job, found));
     if walk.folders.into_inner() > MAX_FOLDERS {

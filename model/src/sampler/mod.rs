@@ -97,6 +97,7 @@ pub enum SamplerError {
 
 /// One run of a sampler: its path, and what it remembers between steps.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Sampler {
     /// See [`SamplerKind::Ddim`].
     Ddim(Ddim),

@@ -56,10 +56,9 @@ fn every_form_gives_back_the_same_bits() {
 fn sixteen_bits_are_rounded_once_and_kept_by_default() {
     let model = init_model(Preset::Tiny, 4);
     let exact = weights(&model);
-    let fp16 = |bits: u32| half::f16::from_f32(f32::from_bits(bits)).to_f32().to_bits();
-    let bf16 = |bits: u32| half::bf16::from_f32(f32::from_bits(bits)).to_f32().to_bits();
-    let cases: [(SavePrecision, &dyn Fn(u32) -> u32, &str); 2] =
-        [(SavePrecision::Fp16, &fp16, "float16"), (SavePrecision::Bf16, &bf16, "bfloat16")];
+    let fp16: fn(u32) -> u32 = |bits| half::f16::from_f32(f32::from_bits(bits)).to_f32().to_bits();
+    let bf16: fn(u32) -> u32 = |bits| half::bf16::from_f32(f32::from_bits(bits)).to_f32().to_bits();
+    let cases = [(SavePrecision::Fp16, fp16, "float16"), (SavePrecision::Bf16, bf16, "bfloat16")];
     for (precision, round, name) in cases {
         let place = tempfile::tempdir().unwrap();
         let [folder, single, again] = ["a", "b.safetensors", "c.safetensors"].map(|name| place.path().join(name));

@@ -111,7 +111,7 @@ fn a_hostile_or_damaged_file_is_refused_with_the_reason() {
     let place = Place::new(Preset::Tiny, &sound);
     // The directory's entry of the first storage: method, and the sizes.
     let name = b"archive/data/0";
-    let entry = sound.windows(name.len()).enumerate().filter(|(_, window)| window == name).last().unwrap().0 - 46;
+    let entry = sound.windows(name.len()).rposition(|window| window == name).unwrap() - 46;
     assert_eq!(&sound[entry..entry + 4], b"PK\x01\x02");
     let patched = |at: usize, bytes: &[u8]| {
         let mut changed = sound.clone();

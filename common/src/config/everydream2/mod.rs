@@ -244,11 +244,10 @@ impl Translation<'_> {
         let kind = self.raw.text("lr_schedule.kind");
         let is_constant = kind.is_none_or(|kind| kind == "constant");
         match self.value("lr_warmup_steps") {
-            Some(_) if is_constant => {
-                if self.is_on("lr_warmup_steps") {
-                    self.note("lr_warmup_steps: has no effect on a constant rate in EveryDream2, so it is left out");
-                }
+            Some(_) if is_constant && self.is_on("lr_warmup_steps") => {
+                self.note("lr_warmup_steps: has no effect on a constant rate in EveryDream2, so it is left out");
             }
+            Some(_) if is_constant => {}
             Some(value) => {
                 let value = value.as_u64().map_or(value, |steps| steps.div_ceil(self.count("grad_accum")).into());
                 self.set("lr_schedule.warmup_steps", "lr_warmup_steps", value);

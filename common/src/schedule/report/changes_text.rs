@@ -98,8 +98,8 @@ impl Changes {
             let part = |value: &Option<FolderReport>, of: fn(&FolderReport) -> f64| {
                 value.as_ref().map_or("–".to_owned(), |folder| percent(of(folder)))
             };
-            let (share, effective): (fn(&FolderReport) -> f64, fn(&FolderReport) -> f64) =
-                (|folder| folder.share, |folder| folder.effective_share);
+            let share = |folder: &FolderReport| folder.share;
+            let effective = |folder: &FolderReport| folder.effective_share;
             let Pair { a, b } = &folder.values;
             [
                 folder.path.clone(),
