@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use ballast_common::dataset::{Dataset, Decimal};
+use ballast_common::dataset::{Dataset, Decimal, read_small_text};
 use ballast_common::schedule::{BalanceReport, BalanceRow};
 use serde_json::{Value, json};
 
@@ -67,7 +67,8 @@ impl Change {
     fn new(dataset: &Dataset, row: &BalanceRow) -> Result<Self, Failure> {
         let file = if row.path == "." { NAME.to_owned() } else { format!("{}/{NAME}", row.path) };
         let path = dataset.roots.locate(&file).map_err(Failure::failed)?;
-        let old = fs::read(&path).ok().map(|bytes| shown(&bytes));
+        let old =
+            path.exists().then(|| read_small_text(&path).map_or_else(|error| error.to_string(), |text| shown(&text)));
         let folder = path.parent().unwrap_or(Path::new("."));
         let beaten = ["local.yaml", "local.yml"].into_iter().find(|name| sets_multiply(&folder.join(name)));
         let obstacle = match beaten {
@@ -140,8 +141,7 @@ impl Change {
 
 /// Whether a YAML file sets `multiply`. Too careful rather than too bold: what is written must have an effect.
 fn sets_multiply(path: &Path) -> bool {
-    let Ok(bytes) = fs::read(path) else { return false };
-    let text = String::from_utf8_lossy(&bytes).replace('\0', "");
+    let Ok(text) = read_small_text(path) else { return false };
     let is_set = |line: &str| {
         let ends = line.match_indices("multiply").map(|(at, word)| &line[at + word.len()..]);
         ends.map(|rest| rest.trim_start_matches(['"', '\'', ' ', '\t'])).any(|rest| rest.starts_with(':'))
@@ -150,8 +150,8 @@ fn sets_multiply(path: &Path) -> bool {
 }
 
 /// Shows what a file says in one line.
-fn shown(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).trim_start_matches('\u{feff}').trim().chars().take(40).collect()
+fn shown(text: &str) -> String {
+    text.trim().chars().take(40).collect()
 }
 
 /// Writes a file so that it is whole or absent under its name.

@@ -38,6 +38,7 @@ fn nothing_is_written_without_being_asked() {
 #[test]
 fn a_file_that_is_there_is_changed_by_force_only_and_its_text_is_kept_in_the_message() {
     let lab = Lab::without_model();
+    std::fs::write(lab.path("data/boats/multiply.txt"), b"\xff\xfe2\0.\x005\0").unwrap(); // as PowerShell writes it
     let refused = lab.run(&["balance", "config.toml", "--per-folder", "12", "--write"]).expect(2);
     refused.says(&["nothing was written", "boats/multiply.txt", "\"2.5\"", "keep/multiply.txt", "hint: --force"]);
     assert_eq!(read(&lab, "data/cats/multiply.txt"), None);

@@ -11,7 +11,7 @@ use super::read::ImageFiles;
 use super::settings::Overrides;
 use super::sidecar::{Findings, read_sidecar};
 use super::walk::WalkedFolder;
-use super::{AppliedFile, Bucket, Folder, Sample};
+use super::{AppliedFile, Bucket, Folder, Sample, SkippedImage};
 
 /// Puts samples and folders together, and names everything that was left out.
 pub(super) fn assemble(
@@ -42,7 +42,9 @@ pub(super) fn assemble(
             let header = match image.header {
                 Ok(header) => header,
                 Err(error) => {
-                    findings.warnings.push(format!("{path} was skipped: {error}"));
+                    let skipped = SkippedImage { path, reason: error };
+                    findings.warnings.push(skipped.warning());
+                    findings.skipped.push(skipped);
                     continue;
                 }
             };

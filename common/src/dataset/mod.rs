@@ -41,6 +41,7 @@ pub use error::DatasetError;
 pub use header::{MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE, image_limits};
 pub use roots::{DataRoots, PathError};
 pub use scan::{ScanOptions, ScanProgress};
+pub use text::read_small_text;
 
 /// The images under a data root, with all that is known of them before training.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +56,8 @@ pub struct Dataset {
     pub buckets: Vec<Bucket>,
     /// Everything that was ignored, skipped or looks like a mistake; each named once.
     pub warnings: Vec<String>,
+    /// Images that cannot be used. [`Dataset::warnings`] names them too.
+    pub skipped: Vec<SkippedImage>,
     /// Every file beside the images that was found and applied.
     pub applied_files: Vec<AppliedFile>,
     /// Hash of all that was found: relative paths, sizes, captions and settings, as hexadecimal digits.
@@ -105,6 +108,15 @@ pub struct Folder {
     pub loss_scale: f64,
 }
 
+/// An image that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SkippedImage {
+    /// Relative to the data root, with `/`.
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// A file beside the images that was found and applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AppliedFile {
@@ -112,6 +124,13 @@ pub struct AppliedFile {
     pub path: String,
     /// What it says.
     pub value: String,
+}
+
+impl SkippedImage {
+    /// Returns the line of [`Dataset::warnings`] about it.
+    pub fn warning(&self) -> String {
+        format!("{} was skipped: {}", self.path, self.reason)
+    }
 }
 
 impl Dataset {

@@ -125,8 +125,8 @@ impl Dataset {
         }
         check_occurrences(&samples)?;
         let fingerprint = Self::compute_fingerprint(&samples);
-        let (warnings, applied_files) = (findings.warnings, findings.applied);
-        let mut dataset = Self { roots, samples, folders, buckets, warnings, applied_files, fingerprint };
+        let Findings { warnings, skipped, applied: applied_files, .. } = findings;
+        let mut dataset = Self { roots, samples, folders, buckets, warnings, skipped, applied_files, fingerprint };
         let upscaled: Ignored = dataset.upscaled().map(|sample| sample.path.as_str()).collect();
         dataset.warnings.extend(upscaled.summary("smaller than their bucket: they are enlarged"));
         Ok((dataset, from_cache))

@@ -8,7 +8,7 @@ use super::node::Problem;
 use super::settings::Overrides;
 use super::text::{Text, quoted, read_text};
 use super::walk::WalkedFolder;
-use super::{AppliedFile, Dataset, values, yaml};
+use super::{AppliedFile, Dataset, SkippedImage, values, yaml};
 
 /// No line of a report needs more of a file.
 const MAX_SHOWN: usize = 200;
@@ -18,6 +18,7 @@ const MAX_SHOWN: usize = 200;
 pub(super) struct Findings {
     pub(super) applied: Vec<AppliedFile>,
     pub(super) warnings: Vec<String>,
+    pub(super) skipped: Vec<SkippedImage>,
     pub(super) problems: Vec<String>,
 }
 

@@ -15,10 +15,15 @@ pub(super) struct Text {
     pub(super) is_clean: bool,
 }
 
-/// Reads a text file.
+/// Reads a small text file as all files beside images are read: UTF-8 with or without a byte order mark, or UTF-16 with one.
 ///
 /// # Errors
 /// When it cannot be read, or is longer than a megabyte.
+pub fn read_small_text(path: &Path) -> io::Result<String> {
+    Ok(read_text(path)?.text)
+}
+
+/// As [`read_small_text`], and says whether every byte was understood.
 pub(super) fn read_text(path: &Path) -> io::Result<Text> {
     read_text_into(path, &mut Vec::new())
 }

@@ -27,7 +27,7 @@ pub use epoch::{EpochSchedule, Occurrence, SlotPlan, SlotRef, StepPlan};
 pub use goal::{BalanceReport, BalanceRow, BeforeAfter, EpochSize, Goal, GoalError, Proposal, Weigh};
 pub use report::{
     Advice, AdviceKind, BucketReport, Changes, DatasetSummary, DuplicateReport, EpochReport, Epochs, FolderReport,
-    PlanReport, Planned, RunReport, SampleReport, SkippedImage, TextOptions,
+    PlanReport, Planned, RunReport, SampleReport, TextOptions,
 };
 pub use roster::{Roster, RosterBuilder, RosterError, RosterSample};
 pub use run::RunSchedule;

@@ -20,7 +20,7 @@ pub use text::TextOptions;
 
 use super::{EpochSchedule, Roster, RunSchedule, ScheduleOptions};
 use crate::config::DataConfig;
-use crate::dataset::{Dataset, Decimal, Sample};
+use crate::dataset::{Dataset, Decimal, Sample, SkippedImage};
 
 /// What `ballast plan` says.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -57,15 +57,6 @@ pub struct DatasetSummary {
     /// Every file beside the images that was applied, with its value.
     #[serde(skip)]
     pub applied_files: Vec<String>,
-}
-
-/// An image that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SkippedImage {
-    /// Relative to the data root.
-    pub path: String,
-    /// Why.
-    pub reason: String,
 }
 
 /// A picture that is there under several names.
@@ -188,19 +179,11 @@ impl DatasetSummary {
             fingerprint: dataset.fingerprint.clone(),
             images: dataset.samples.len() as u64,
             warnings: dataset.warnings.clone(),
-            skipped: dataset.warnings.iter().filter_map(|warning| SkippedImage::from_warning(warning)).collect(),
+            skipped: dataset.skipped.clone(),
             upscaled: dataset.upscaled().map(|sample| sample.path.clone()).collect(),
             duplicates: None,
             applied_files: dataset.applied_files.iter().map(|file| format!("{}: {}", file.path, file.value)).collect(),
         }
-    }
-}
-
-impl SkippedImage {
-    /// The dataset keeps no list of what it skipped beside its warnings, which all say it in the same words.
-    fn from_warning(warning: &str) -> Option<Self> {
-        let (path, reason) = warning.split_once(" was skipped: ")?;
-        Some(Self { path: path.to_owned(), reason: reason.to_owned() })
     }
 }
 

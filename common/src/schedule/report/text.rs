@@ -1,10 +1,12 @@
 //! The balance report as text for people, in aligned columns.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fmt::Write as _;
 
 use super::table::{Short, Table, grouped, percent, plural, repeats};
 use super::{BucketReport, EpochReport, FolderReport, PlanReport};
+use crate::dataset::SkippedImage;
 
 /// Most lines that one list of the report takes on a screen; of a hundred thousand small pictures nobody reads all.
 const LINES_MAX: usize = 20;
@@ -40,13 +42,9 @@ impl PlanReport {
         let skipped: Vec<String> =
             self.dataset.skipped.iter().map(|image| format!("{}: {}", image.path, image.reason)).collect();
         list(&mut text, "skipped images", &skipped, options);
-        let is_other = |warning: &&String| !warning.contains(" was skipped: ");
-        list(
-            &mut text,
-            "found in the data",
-            &self.dataset.warnings.iter().filter(is_other).collect::<Vec<_>>(),
-            options,
-        );
+        let said: BTreeSet<String> = self.dataset.skipped.iter().map(SkippedImage::warning).collect();
+        let others: Vec<_> = self.dataset.warnings.iter().filter(|warning| !said.contains(*warning)).collect();
+        list(&mut text, "found in the data", &others, options);
         list(&mut text, "files applied", &self.dataset.applied_files, options);
         let is_every_name_wanted = options.all || self.samples.is_some();
         let upscaled = &self.dataset.upscaled;

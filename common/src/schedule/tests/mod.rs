@@ -59,7 +59,7 @@ pub(super) fn dataset(made_up: BTreeMap<String, MadeUp>) -> Dataset {
     samples.sort_by(|a: &Sample, b| a.path.cmp(&b.path));
     let fingerprint = Dataset::compute_fingerprint(&samples);
     let (roots, warnings, applied_files) = (Default::default(), Vec::new(), Vec::new());
-    Dataset { roots, samples, folders, buckets, warnings, applied_files, fingerprint }
+    Dataset { roots, samples, folders, buckets, warnings, skipped: Vec::new(), applied_files, fingerprint }
 }
 
 pub(super) fn small() -> Dataset {
