@@ -256,7 +256,8 @@ async fn a_run_is_committed_saved_and_verified() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_worker_changes_nothing_in_the_ledger() {
     let fixture = Fixture::new();
-    let run = fixture.create(&[]).unwrap();
+    // A slot for each: a third worker of two slots would wait as a spare, and miss the first step.
+    let run = fixture.create(&[("step.slots", "3")]).unwrap();
     let total = run.total_steps();
     let fates = [Fate::DiesAtPlan(1), Fate::Lives, Fate::DiesAtCommit(2)];
     let (outcome, events, applied) = perform(run, &fates, None).await;
