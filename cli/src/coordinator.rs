@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use crate::OutputArgs;
 use crate::config_args::{SetArgs, load};
 use crate::failure::Failure;
-use crate::session::{Session, listen, runtime};
+use crate::session::{Opening, Session, listen_again, runtime};
 use crate::summary::program;
 use crate::train::RunArgs;
 
@@ -45,6 +45,10 @@ Examples:
   ballast coordinator my.toml --listen 0.0.0.0:4600 --insecure --workers 16
       on a network where every machine is trusted; data root and run folder lie at the same paths on all of them
 
+Killed, it is started again by the same command line: it goes on where its ledger stands, and its workers come back with
+the state that they hold. Under a supervisor add --name and --resume: the run begins, goes on after whatever ended it, and
+a run that is done has nothing left to do.
+
 Ctrl-C finishes the step, saves a checkpoint and exits with 130; a second one stops at once.";
 
 /// Runs the command.
@@ -60,10 +64,11 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
     let worker_count = config.cluster.workers.unwrap_or(1).max(config.cluster.min_workers);
     let runtime = runtime()?;
     let result = runtime.block_on(async {
-        let mut session = Session::open(config, Some(&args.config), args.run.resume, output).await?;
-        let listener = listen(session.config.cluster.listen).await?;
+        let opening = Opening::Continue { resume: args.run.resume };
+        let mut session = Session::open(config, Some(&args.config), opening, output).await?;
+        let listener = listen_again(session.config.cluster.listen, &session.run_folder).await?;
         let address = listener.local_addr().context("cannot read the coordinator's own address")?;
-        let run = session.prepare(args.run.resume)?;
+        let run = session.prepare()?;
         if let Some(exit_code) = session.end_if_complete(&run)? {
             return Ok(exit_code);
         }

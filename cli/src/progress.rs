@@ -83,6 +83,16 @@ impl Progress {
             }
             // Who computes is said when they begin to.
             RunEvent::WorkerLost { .. } | RunEvent::Over => {}
+            RunEvent::Waiting { message } => {
+                self.line.set(self.current_step(), message.clone());
+                self.insist(message);
+            }
+            RunEvent::RolledBack { from_step, to_step, reason } => {
+                self.last_step = to_step.checked_sub(1);
+                self.insist(&format!(
+                    "{reason}: steps {to_step} to {from_step} are taken back and computed again, on record in the ledger"
+                ));
+            }
             RunEvent::Started { world_size, next_step, stop_step, .. } => {
                 self.worker_count = u64::from(*world_size);
                 self.last_step = next_step.checked_sub(1);

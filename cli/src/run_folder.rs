@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ballast_common::config::RunSettings;
+use ballast_coordinator::{RunStanding, standing};
 
 use crate::failure::Failure;
 
@@ -32,6 +33,26 @@ pub(crate) fn to_resume(settings: &RunSettings, config_file: Option<&Path>) -> R
         Failure::usage(format_args!("there is no run {wanted} in {} to go on with", settings.out.display()))
             .hint("start it without --resume, or say where it lies by --out and --name")
     })
+}
+
+/// Finds the folder for `ballast coordinator`, which a supervisor may start again by the same command line: the run that was
+/// cut short, or with `resume` whatever there is; else that of a new run. Says whether there is a run in it.
+pub(crate) fn to_continue(
+    settings: &RunSettings,
+    config_file: Option<&Path>,
+    resume: bool,
+) -> Result<(PathBuf, bool), Failure> {
+    let begin = || Ok((for_new_run(settings, config_file)?, false));
+    let Ok(folder) = to_resume(settings, config_file) else { return begin() };
+    let is_named = settings.name.is_some();
+    match standing(&folder) {
+        // Killed before it had begun.
+        RunStanding::None if is_named || resume => Ok((folder, false)),
+        RunStanding::CutShort => Ok((folder, true)),
+        RunStanding::InUse if is_named || resume => Ok((folder, true)),
+        _ if resume => Ok((folder, true)),
+        _ => begin(),
+    }
 }
 
 fn stem(config_file: Option<&Path>) -> String {

@@ -23,6 +23,17 @@ use crate::summary::{BALANCE_FILE, LOG_FILE, LOSS_CURVE_FILE, Summary, resume_co
 use crate::worker_processes::WorkerProcesses;
 use crate::{loss_curve, model_path, output, run_folder};
 
+/// Which run a command is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// A new one.
+    New,
+    /// An earlier one, from its newest checkpoint.
+    Resume,
+    /// The one that a coordinator left behind, where its ledger stands, or a new one. With `resume` also one that has ended.
+    Continue { resume: bool },
+}
+
 /// A run whose config, data and model were found to be good.
 pub(crate) struct Session {
     pub(crate) config: RunConfig,
@@ -31,6 +42,9 @@ pub(crate) struct Session {
     pub(crate) progress: Progress,
     telemetry: TelemetryGuard,
     started: Instant,
+    opening: Opening,
+    /// Whether there is a run in the folder already.
+    exists: bool,
 }
 
 impl Session {
@@ -38,7 +52,7 @@ impl Session {
     pub(crate) async fn open(
         mut config: RunConfig,
         config_file: Option<&Path>,
-        resume: bool,
+        opening: Opening,
         output_args: OutputArgs,
     ) -> Result<Self, Failure> {
         let progress = Progress::new(output_args.verbosity() < 0);
@@ -55,28 +69,45 @@ impl Session {
                 },
             },
         );
-        let run_folder = match resume {
-            true => run_folder::to_resume(&config.run, config_file)?,
-            false => run_folder::for_new_run(&config.run, config_file)?,
+        let (run_folder, exists) = match opening {
+            Opening::New => (run_folder::for_new_run(&config.run, config_file)?, false),
+            Opening::Resume => (run_folder::to_resume(&config.run, config_file)?, true),
+            Opening::Continue { resume } => run_folder::to_continue(&config.run, config_file, resume)?,
         };
+        if opening == (Opening::Continue { resume: false }) && exists {
+            progress.insist(&format!("run {} was cut short: going on with it", shown(&run_folder)));
+        } else if opening == (Opening::Continue { resume: true }) && !exists {
+            progress.insist(&format!("run {} begins: there is nothing to go on with", shown(&run_folder)));
+        }
         // So that the config in the run folder finds the run again by itself.
         config.run.name = run_folder.file_name().map(|name| name.to_string_lossy().into_owned());
         if let Some(model) = &config.model.path {
             model_path::check(model)?;
         }
         let dataset = scan(&config)?;
-        Ok(Self { config, run_folder, dataset: Some(dataset), progress, telemetry, started: Instant::now() })
+        Ok(Self {
+            config,
+            run_folder,
+            dataset: Some(dataset),
+            progress,
+            telemetry,
+            started: Instant::now(),
+            opening,
+            exists,
+        })
     }
 
     /// Makes or reopens the run folder.
-    pub(crate) fn prepare(&mut self, resume: bool) -> Result<PreparedRun, Failure> {
+    pub(crate) fn prepare(&mut self) -> Result<PreparedRun, Failure> {
         let dataset = self.dataset.take().expect("a session prepares its run once");
         let table = crate::plan::balance_table(&self.config, &dataset);
         self.progress.say(&table);
         let (config, folder) = (self.config.clone(), self.run_folder.clone());
-        let run = match resume {
-            true => PreparedRun::resume(config, dataset, folder)?,
-            false => PreparedRun::create(config, dataset, folder)?,
+        let run = match (self.opening, self.exists) {
+            (Opening::Resume, _) => PreparedRun::resume(config, dataset, folder)?,
+            (Opening::New, _) => PreparedRun::create(config, dataset, folder)?,
+            (Opening::Continue { .. }, true) => PreparedRun::take_over(config, dataset, folder)?,
+            (Opening::Continue { .. }, false) => PreparedRun::create(config, dataset, folder)?.with_returning_workers(),
         };
         let log = self.run_folder.join(LOG_FILE);
         self.telemetry.log_to_file(&log).with_context(|| format!("cannot write {}", log.display()))?;
@@ -141,7 +172,12 @@ impl Session {
                 Ok(ExitCode::from(EXIT_INTERRUPTED))
             }
             RunEnd::StoppedAtOnce => {
-                output::say("stopped at once; what was not yet in a checkpoint is lost");
+                output::say(match self.opening {
+                    Opening::Continue { .. } => {
+                        "stopped at once; its workers keep the state for a while: a coordinator that is started soon goes on with it"
+                    }
+                    _ => "stopped at once; what was not yet in a checkpoint is lost",
+                });
                 output::say(&format!("hint: go on with: {}", resume_command(&self.run_folder)));
                 Ok(ExitCode::from(EXIT_INTERRUPTED))
             }
@@ -162,6 +198,17 @@ fn draw_loss_curve(run_folder: &Path) -> anyhow::Result<()> {
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     Ok(runtime.context("cannot start the asynchronous runtime")?)
+}
+
+/// Opens the port of a coordinator that was started again: where its workers look for it, when the config leaves the choice.
+pub(crate) async fn listen_again(address: SocketAddr, run_folder: &Path) -> Result<TcpListener, Failure> {
+    let former = PreparedRun::last_address(run_folder).filter(|former| former.ip() == address.ip());
+    if let Some(former) = former.filter(|_| address.port() == 0)
+        && let Ok(listener) = TcpListener::bind(former).await
+    {
+        return Ok(listener);
+    }
+    listen(address).await
 }
 
 /// Opens the coordinator's port.

@@ -12,7 +12,7 @@ use crate::config_args::{Flags, SetArgs, load};
 use crate::coordinator::allow;
 use crate::devices::local_devices;
 use crate::failure::Failure;
-use crate::session::{Session, listen, runtime};
+use crate::session::{Opening, Session, listen, runtime};
 use crate::worker_processes::{WorkerProcesses, WorkerSettings};
 
 /// Trains on this machine: a coordinator and one worker process per GPU, or CPU workers where there is none.
@@ -74,9 +74,10 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
 
     let runtime = runtime()?;
     let result = runtime.block_on(async {
-        let mut session = Session::open(config, args.config.as_deref(), args.run.resume, output).await?;
+        let opening = if args.run.resume { Opening::Resume } else { Opening::New };
+        let mut session = Session::open(config, args.config.as_deref(), opening, output).await?;
         let listener = listen(session.config.cluster.listen).await?;
-        let run = session.prepare(args.run.resume)?;
+        let run = session.prepare()?;
         if let Some(exit_code) = session.end_if_complete(&run)? {
             return Ok(exit_code);
         }

@@ -33,6 +33,14 @@ pub enum RunError {
         /// The run folder.
         path: PathBuf,
     },
+    /// Another coordinator has the run in hand.
+    #[error("the run folder {path} is in use by another coordinator: {holder}")]
+    InUse {
+        /// The run folder.
+        path: PathBuf,
+        /// In its own words.
+        holder: String,
+    },
     /// There is nothing to resume.
     #[error("{path} holds no run: {missing} is missing")]
     NoRun {
@@ -103,6 +111,13 @@ impl RunError {
                     .to_owned(),
             ),
             Self::RunExists { .. } => Some("continue it with --resume, or choose another --name".to_owned()),
+            Self::InUse { .. } => Some(
+                "a run has one coordinator; end that one first, or let it go on (a process that is stopped holds the run too)"
+                    .to_owned(),
+            ),
+            Self::Ledger(LedgerError::Superseded { .. }) => {
+                Some("this process has done no harm: what it computed since then does not count".to_owned())
+            }
             Self::NoRun { .. } => Some("a run's folder is one that a run without --resume has made".to_owned()),
             Self::DataChanged { .. } => Some("start a new run, or restore the data".to_owned()),
             Self::ConfigChanged { .. } => Some("start a new run with another --name, or restore these keys".to_owned()),
@@ -131,7 +146,12 @@ impl RunError {
             | Self::NoRun { .. }
             | Self::DataChanged { .. }
             | Self::ConfigChanged { .. } => 2,
-            Self::File { .. } | Self::Ledger(_) | Self::Checkpoint { .. } | Self::Failed { .. } | Self::Server(_) => 1,
+            Self::File { .. }
+            | Self::InUse { .. }
+            | Self::Ledger(_)
+            | Self::Checkpoint { .. }
+            | Self::Failed { .. }
+            | Self::Server(_) => 1,
         }
     }
 }

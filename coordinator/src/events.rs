@@ -26,6 +26,20 @@ pub enum RunEvent {
         /// Why.
         reason: String,
     },
+    /// The run waits for somebody.
+    Waiting {
+        /// For whom, for how long, and what then.
+        message: String,
+    },
+    /// Steps were taken back, with a record in the ledger.
+    RolledBack {
+        /// Steps that were done.
+        from_step: u64,
+        /// Steps that are done now.
+        to_step: u64,
+        /// Why.
+        reason: String,
+    },
     /// A set of workers begins to compute; the first time, or after a loss.
     Started {
         /// Number of the worker set.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use ballast_common::dataset::Dataset;
 use ballast_common::schedule::{RunSchedule, ScheduleOptions};
 
 use crate::error::RunError;
-use crate::ledger::{Ledger, SampleRow};
-use crate::run_state::CoreConfig;
+use crate::ledger::{End, LastCommit, Ledger, SampleRow};
+use crate::lock::{RunLock, this_process};
+use crate::run_state::{CoreConfig, Head, LeftBehind};
+use crate::{unrecorded, wire};
 
 /// File of the resolved config within a run folder.
 pub const CONFIG_FILE: &str = "config.toml";
@@ -36,6 +39,14 @@ pub struct PreparedRun {
     pub(crate) first_step: u64,
     /// Folder of the checkpoint to start from; none: the config's model.
     pub(crate) checkpoint: Option<PathBuf>,
+    /// Held until the run has ended.
+    pub(crate) lock: RunLock,
+    /// Which start of the run's coordinator this is.
+    pub(crate) incarnation: u64,
+    /// What a coordinator that was cut short has left to this one.
+    pub(crate) left_behind: Option<LeftBehind>,
+    /// Workers outlive their connection, and may come back.
+    pub(crate) workers_may_return: bool,
 }
 
 impl PreparedRun {
@@ -46,7 +57,7 @@ impl PreparedRun {
     /// Then nothing has been written.
     pub fn create(config: RunConfig, dataset: Dataset, run_folder: PathBuf) -> Result<Self, RunError> {
         let schedule = check(&config, &dataset)?;
-        if [CONFIG_FILE, LEDGER_FILE].iter().any(|file| run_folder.join(file).exists()) {
+        if holds_run(&run_folder) {
             return Err(RunError::RunExists { path: run_folder });
         }
         for folder in ["", CHECKPOINTS_FOLDER, "logs", "samples"] {
@@ -54,18 +65,59 @@ impl PreparedRun {
             fs::create_dir_all(&path).map_err(|source| RunError::File { action: "create", path, source })?;
         }
         let run_folder = absolute(run_folder)?;
+        let lock = RunLock::take(&run_folder)?;
         write_atomically(&run_folder.join(CONFIG_FILE), config.to_toml().as_bytes())?;
-        let ledger = create_ledger(&run_folder, &dataset, &schedule)?;
-        Ok(Self { config, dataset, run_folder, ledger, schedule, first_step: 0, checkpoint: None })
+        let (ledger, incarnation) = create_ledger(&run_folder, &dataset, &schedule)?;
+        Ok(Self {
+            config,
+            dataset,
+            run_folder,
+            ledger,
+            schedule,
+            first_step: 0,
+            checkpoint: None,
+            lock,
+            incarnation,
+            left_behind: None,
+            workers_may_return: false,
+        })
     }
 
     /// Opens an existing run where its newest sound checkpoint stands. Steps committed after it are taken back, with a
     /// record in the ledger; they will be computed again, to the same bits.
     ///
     /// # Errors
-    /// When there is no run, when the data or what is learned has changed, or when no checkpoint can be read although
-    /// there are some.
+    /// When there is no run, when another coordinator has it in hand, when the data or what is learned has changed, or when
+    /// no checkpoint can be read although there are some.
     pub fn resume(config: RunConfig, dataset: Dataset, run_folder: PathBuf) -> Result<Self, RunError> {
+        let (mut run, _) = Self::reopen(config, dataset, run_folder)?;
+        run.go_back("resumed from a checkpoint")?;
+        Ok(run)
+    }
+
+    /// Opens an existing run where its ledger stands, for workers that may still hold the state; see
+    /// [`PreparedRun::with_returning_workers`]. A run that has ended in good order has no such workers: it is resumed.
+    ///
+    /// # Errors
+    /// As [`PreparedRun::resume`].
+    pub fn take_over(config: RunConfig, dataset: Dataset, run_folder: PathBuf) -> Result<Self, RunError> {
+        let (run, ended) = Self::reopen(config, dataset, run_folder)?;
+        let mut run = run.with_returning_workers();
+        match run.ledger.last_commit()? {
+            Some(commit) if ended.is_none() => run.go_on_after(commit)?,
+            _ => run.go_back("resumed from a checkpoint")?,
+        }
+        Ok(run)
+    }
+
+    /// Lets workers come back whose connection broke: they outlive it, as those of `ballast train` do not.
+    pub fn with_returning_workers(mut self) -> Self {
+        self.workers_may_return = true;
+        self
+    }
+
+    /// Opens a run and makes this process its coordinator. Returns how it had ended, too.
+    fn reopen(config: RunConfig, dataset: Dataset, run_folder: PathBuf) -> Result<(Self, Option<End>), RunError> {
         let schedule = check(&config, &dataset)?;
         for missing in [CONFIG_FILE, LEDGER_FILE] {
             if !run_folder.join(missing).exists() {
@@ -73,6 +125,7 @@ impl PreparedRun {
             }
         }
         let run_folder = absolute(run_folder)?;
+        let lock = RunLock::take(&run_folder)?;
         check_unchanged(&config, &read_config(&run_folder)?)?;
         let mut ledger = Ledger::open(&run_folder.join(LEDGER_FILE))?;
         let expected = ledger.fact("fingerprint")?.unwrap_or_default();
@@ -80,19 +133,51 @@ impl PreparedRun {
             let roots = dataset.roots.clone();
             return Err(RunError::DataChanged { roots, found: dataset.fingerprint, expected });
         }
-        let found = newest_checkpoint(&run_folder, &ledger)?;
-        let (first_step, checkpoint) = found.map_or((0, None), |(step, path)| (step, Some(path)));
-        let committed = ledger.next_step()?;
-        if committed > first_step {
-            tracing::warn!(
-                committed,
-                checkpoint = first_step,
-                "steps after the newest checkpoint are rolled back and computed again"
-            );
-            ledger.roll_back(first_step, "resumed from a checkpoint")?;
-        }
+        let ended = ledger.end()?;
+        let incarnation = ledger.begin_incarnation(&this_process(), &new_run_key())?;
+        unrecorded::adopt(&run_folder, &mut ledger)?;
         write_atomically(&run_folder.join(CONFIG_FILE), config.to_toml().as_bytes())?;
-        Ok(Self { config, dataset, run_folder, ledger, schedule, first_step, checkpoint })
+        let run = Self {
+            config,
+            dataset,
+            run_folder,
+            ledger,
+            schedule,
+            first_step: 0,
+            checkpoint: None,
+            lock,
+            incarnation,
+            left_behind: None,
+            workers_may_return: false,
+        };
+        Ok((run, ended))
+    }
+
+    /// Starts from the newest sound checkpoint.
+    fn go_back(&mut self, reason: &str) -> Result<(), RunError> {
+        (self.first_step, self.checkpoint) = go_back(&mut self.ledger, &self.run_folder, reason)?;
+        Ok(())
+    }
+
+    /// Starts where the ledger stands.
+    fn go_on_after(&mut self, commit: LastCommit) -> Result<(), RunError> {
+        self.first_step = commit.step + 1;
+        // A damaged checkpoint is of no consequence as long as workers hold the state.
+        let newest = newest_checkpoint(&self.run_folder, &self.ledger).unwrap_or_default();
+        let at_head = newest.filter(|(step, _)| *step == self.first_step);
+        self.left_behind = Some(LeftBehind {
+            head: Head {
+                step: commit.step,
+                generation: commit.generation,
+                gradient_hash: wire::hex(&commit.gradient_hash),
+                previous_chain: wire::hex(&commit.previous_chain),
+            },
+            members: self.ledger.last_members()?.into_iter().collect(),
+            is_saved: at_head.is_some(),
+            is_complete: self.is_done(),
+        });
+        self.checkpoint = at_head.map(|(_, path)| path);
+        Ok(())
     }
 
     /// Steps of all epochs, whatever `run.max_steps` says.
@@ -120,8 +205,18 @@ impl PreparedRun {
         &self.config
     }
 
-    /// Whether all steps are done and the final model is there: nothing is left to do.
+    /// Whether all steps are done and the final model is there: nothing is left to do, and nobody to be told.
     pub fn is_complete(&self) -> bool {
+        self.is_done() && self.left_behind.is_none()
+    }
+
+    /// Where the coordinator of this run listened the last time.
+    pub fn last_address(run_folder: &Path) -> Option<SocketAddr> {
+        let ledger = Ledger::open_to_read(&run_folder.join(LEDGER_FILE)).ok()?;
+        ledger.address().ok()??.parse().ok()
+    }
+
+    fn is_done(&self) -> bool {
         self.first_step >= self.stop_step() && self.run_folder.join("final.safetensors").exists()
     }
 
@@ -134,7 +229,7 @@ impl PreparedRun {
     }
 
     /// What the pure core needs to know.
-    pub(crate) fn core_config(&self, workers: u32) -> CoreConfig {
+    pub(crate) fn core_config(&self, workers: u32) -> Result<CoreConfig, RunError> {
         let RunConfig { cluster, checkpoint, sample, .. } = &self.config;
         let stop_step = self.stop_step();
         let every = |steps: u64| (1..=stop_step).filter(move |done| steps > 0 && done.is_multiple_of(steps));
@@ -147,7 +242,7 @@ impl PreparedRun {
                 sample_at.insert(0);
             }
         }
-        CoreConfig {
+        Ok(CoreConfig {
             first_step: self.first_step,
             stop_step: stop_step.max(self.first_step),
             checkpoint_at: every(checkpoint.every_steps).chain(epochs).collect(),
@@ -159,12 +254,84 @@ impl PreparedRun {
             plan_ahead: u64::from(cluster.plan_ahead),
             slots: self.config.step.slots as usize,
             catch_up_timeout: CATCH_UP_TIMEOUT,
-        }
+            last_generation: self.ledger.last_generation()?,
+            chain: wire::hex(&self.ledger.chain_after(self.first_step)?.unwrap_or_default()),
+            rolled_back_from: self.ledger.rolled_back_from()?,
+            may_return: self.workers_may_return,
+            rejoin_timeout: cluster.rejoin_timeout,
+            max_wait: cluster.max_wait,
+            reunion: self.left_behind.clone(),
+        })
     }
 }
 
-/// Makes the run's ledger. It holds all that `report` needs, so that the pictures may be gone by then.
-fn create_ledger(run_folder: &Path, dataset: &Dataset, schedule: &RunSchedule) -> Result<Ledger, RunError> {
+/// How a run folder stands, for a command line that does not say whether it begins a run or goes on with one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunStanding {
+    /// There is none.
+    None,
+    /// It has ended.
+    Over,
+    /// Its coordinator ended without a word: killed, or its machine went down.
+    CutShort,
+    /// A coordinator has it in hand.
+    InUse,
+}
+
+/// Says how the run of a folder stands. Changes nothing.
+pub fn standing(run_folder: &Path) -> RunStanding {
+    if RunLock::is_held(run_folder) {
+        return RunStanding::InUse;
+    }
+    if !holds_run(run_folder) {
+        return RunStanding::None;
+    }
+    let Ok(ledger) = Ledger::open_to_read(&run_folder.join(LEDGER_FILE)) else { return RunStanding::Over };
+    if ledger.run_key().is_ok_and(|key| !key.is_empty()) && ledger.end().is_ok_and(|end| end.is_none()) {
+        RunStanding::CutShort
+    } else {
+        RunStanding::Over
+    }
+}
+
+/// Takes the ledger back to the newest sound checkpoint, with a record. Returns where that stands.
+pub(crate) fn go_back(
+    ledger: &mut Ledger,
+    run_folder: &Path,
+    reason: &str,
+) -> Result<(u64, Option<PathBuf>), RunError> {
+    let found = newest_checkpoint(run_folder, ledger)?;
+    let (step, checkpoint) = found.map_or((0, None), |(step, path)| (step, Some(path)));
+    let committed = ledger.next_step()?;
+    if committed > step {
+        tracing::warn!(
+            committed,
+            checkpoint = step,
+            "steps after the newest checkpoint are rolled back and computed again"
+        );
+        ledger.roll_back(step, reason)?;
+    }
+    Ok((step, checkpoint))
+}
+
+/// Makes a name that no other run has. It decides on nothing but who belongs to whom.
+fn new_run_key() -> String {
+    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), this_process());
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("{random:016x}{:016x}", time.as_nanos() as u64)
+}
+
+/// Whether a folder holds anything of a run that is worth keeping. A coordinator that was killed while it made the folder
+/// leaves a config alone.
+fn holds_run(run_folder: &Path) -> bool {
+    let has_checkpoints =
+        || fs::read_dir(run_folder.join(CHECKPOINTS_FOLDER)).is_ok_and(|mut all| all.next().is_some());
+    run_folder.join(LEDGER_FILE).exists() || (run_folder.join(CONFIG_FILE).exists() && has_checkpoints())
+}
+
+/// Makes the run's ledger, which appears under its name when it is complete. It holds all that `report` needs, so that the
+/// pictures may be gone by then.
+fn create_ledger(run_folder: &Path, dataset: &Dataset, schedule: &RunSchedule) -> Result<(Ledger, u64), RunError> {
     let facts = [
         ("run_id", run_id(run_folder)),
         ("fingerprint", dataset.fingerprint.clone()),
@@ -179,7 +346,17 @@ fn create_ledger(run_folder: &Path, dataset: &Dataset, schedule: &RunSchedule) -
         multiply: sample.multiply,
         loss_scale: sample.loss_scale,
     });
-    Ok(Ledger::create(&run_folder.join(LEDGER_FILE), &facts, &folders, samples)?)
+    let (path, partial) = (run_folder.join(LEDGER_FILE), run_folder.join(".ledger.partial"));
+    for suffix in ["", "-wal", "-shm"] {
+        // Left by a coordinator that was killed here, if it is there at all.
+        let _ = fs::remove_file(run_folder.join(format!(".ledger.partial{suffix}")));
+    }
+    let mut ledger = Ledger::create(&partial, &facts, &folders, samples)?;
+    let incarnation = ledger.begin_incarnation(&this_process(), &new_run_key())?;
+    drop(ledger); // writes everything into the one file
+    let renamed = fs::rename(&partial, &path).and_then(|()| fs::File::open(run_folder)?.sync_all());
+    renamed.map_err(|source| RunError::File { action: "create", path: path.clone(), source })?;
+    Ok((Ledger::open(&path)?.in_incarnation(incarnation), incarnation))
 }
 
 /// Reads the resolved config of a run folder.
@@ -236,7 +413,7 @@ fn check_unchanged(config: &RunConfig, before: &RunConfig) -> Result<(), RunErro
     if now != before { Err(RunError::ConfigChanged { keys }) } else { Ok(()) }
 }
 
-/// Finds the newest checkpoint that is whole. Damaged ones are named and passed over.
+/// Finds the newest checkpoint on record that is whole. Damaged ones are named and passed over.
 fn newest_checkpoint(run_folder: &Path, ledger: &Ledger) -> Result<Option<(u64, PathBuf)>, RunError> {
     let mut damage = Vec::new();
     for (next_step, relative, params_hash) in ledger.checkpoints()?.into_iter().rev() {

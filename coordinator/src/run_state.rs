@@ -7,9 +7,12 @@
 //! Who comes later, or comes back, waits for the next commit. Then the generation ends between two steps, a member sends
 //! the newcomer its state, and the next generation begins with both.
 //!
-//! `events` is the language, `gathering` the arrival of workers, `steps` a step, `disagreement` what differing votes lead
-//! to, `catch_up` how joiners are sent the state, `losses` how the worker set shrinks, `milestones` the work between
-//! steps and the end.
+//! When nobody is connected that holds the state, because the coordinator was started again or all links broke, the
+//! run waits for those who had it to come back; a checkpoint is the last resort.
+//!
+//! `events` is the language, `gathering` the arrival of workers, `reunion` their return, `steps` a step, `disagreement` what
+//! differing votes lead to, `catch_up` how joiners are sent the state, `losses` how the worker set shrinks, `milestones`
+//! the work between steps and the end.
 //!
 //! It is public so that the simulation of `ballast-tests` drives the very code that runs.
 
@@ -19,6 +22,7 @@ mod events;
 mod gathering;
 mod losses;
 mod milestones;
+mod reunion;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,8 +32,9 @@ use crate::membership::Membership;
 
 pub use crate::membership::WorkerId;
 use catch_up::Transfer;
-pub use events::{Action, CoreConfig, Ending, Event, Milestone};
+pub use events::{Action, CoreConfig, Ending, Event, Head, Held, LeftBehind, Milestone};
 use milestones::Pending;
+use reunion::Reunion;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
@@ -49,6 +54,12 @@ enum Phase {
     CatchingUp {
         since: Duration,
     },
+    /// Nobody computes: too few hold the state. `RunState::reunion` says who is waited for.
+    Reuniting {
+        since: Duration,
+    },
+    /// The ledger is being taken back to a checkpoint.
+    RollingBack,
     /// All steps are done; the last milestones are under way.
     Closing,
     Ended,
@@ -61,14 +72,24 @@ pub struct RunState {
     phase: Phase,
     membership: Membership,
     generation: u64,
-    /// The workers of the generation, by rank.
+    /// The workers of the generation, by rank, that are left of it.
     group: Vec<WorkerId>,
+    /// The workers of the generation as it was formed.
+    formed: Vec<WorkerId>,
+    /// Who is waited for in `Phase::Reuniting`.
+    reunion: Reunion,
+    /// The last commit, when its workers may come back without having heard of it.
+    head: Option<Head>,
+    /// Chain of the ledger after `next_step` steps.
+    chain: String,
     /// Steps committed, hence the next one to commit.
     next_step: u64,
     /// One past the last step planned in this generation.
     planned: u64,
     /// Milestones under way, and who has not done them yet, with the parameter hashes reported so far.
     milestones: BTreeMap<(u64, Milestone), Pending>,
+    /// Milestones of the present step that are done.
+    done: BTreeSet<Milestone>,
     /// Requests for milestones so far.
     requests: u64,
     /// Joiners that are being sent the state; empty outside `Phase::CatchingUp`.
@@ -78,6 +99,8 @@ pub struct RunState {
     /// Hash of the state between these two steps, in the words of the first source.
     state_hash: Option<String>,
     interrupted: bool,
+    /// Why the run is being closed although nobody asked for it.
+    given_up: Option<String>,
     /// Members lost while a commit was being written.
     lost_in_commit: Vec<String>,
     /// How often in a row the votes on `next_step` differed.
@@ -86,29 +109,44 @@ pub struct RunState {
     suspects: BTreeSet<WorkerId>,
     /// When the core last looked at the clock.
     last_tick: Duration,
+    /// When the event in hand came.
+    now: Duration,
 }
 
 impl RunState {
     /// Starts a run at `now`, with no workers.
-    pub fn new(config: CoreConfig, now: Duration) -> Self {
+    pub fn new(mut config: CoreConfig, now: Duration) -> Self {
+        let left_behind = config.reunion.take();
+        let done = left_behind.iter().filter(|left| left.is_saved).map(|_| Milestone::Checkpoint).collect();
         Self {
             next_step: config.first_step,
             planned: config.first_step,
-            config,
-            phase: Phase::Gathering { since: now },
+            phase: match left_behind {
+                Some(_) => Phase::Reuniting { since: now },
+                None => Phase::Gathering { since: now },
+            },
             membership: Membership::default(),
-            generation: 0,
+            generation: config.last_generation,
             group: Vec::new(),
+            formed: Vec::new(),
+            head: left_behind.as_ref().map(|left| left.head.clone()),
+            reunion: left_behind.map(Reunion::after_restart).unwrap_or_default(),
+            chain: config.chain.clone(),
+            done,
             milestones: BTreeMap::new(),
-            requests: 0,
+            // Above all numbers of earlier starts, so that a late answer to one of those is known as such.
+            requests: config.last_generation << 32,
             transfers: BTreeMap::new(),
-            transfer_count: 0,
+            transfer_count: config.last_generation << 32,
+            config,
             state_hash: None,
             interrupted: false,
+            given_up: None,
             lost_in_commit: Vec::new(),
             disagreements: 0,
             suspects: BTreeSet::new(),
             last_tick: now,
+            now,
         }
     }
 
@@ -117,9 +155,15 @@ impl RunState {
         self.next_step
     }
 
+    /// Chain of the ledger after so many steps.
+    pub fn chain(&self) -> &str {
+        &self.chain
+    }
+
     /// Takes in an event and decides what is to be done.
     pub fn on(&mut self, event: Event, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
+        self.now = now;
         if self.phase == Phase::Ended {
             return actions;
         }
@@ -127,10 +171,8 @@ impl RunState {
             self.membership.seen(worker, now);
         }
         match event {
-            Event::Joined { worker } => self.on_joined(worker, now, &mut actions),
-            Event::Ready { worker, next_step, params_hash } => {
-                self.on_ready(worker, next_step, params_hash, now, &mut actions);
-            }
+            Event::Joined { worker, former } => self.on_joined(worker, former, &mut actions),
+            Event::Ready { worker, held } => self.on_ready(worker, held, &mut actions),
             Event::Heard { .. } => {}
             Event::Left { worker, reason } => self.lose(worker, reason, &mut actions),
             Event::Reduced { worker, generation, step, gradient_hash } => {
@@ -139,7 +181,8 @@ impl RunState {
             Event::CollectiveFailed { worker, generation, step, reason } => {
                 self.on_collective_failed(worker, generation, step, &reason, &mut actions);
             }
-            Event::Committed { step } => self.on_committed(step, now, &mut actions),
+            Event::Committed { step, chain } => self.on_committed(step, chain, &mut actions),
+            Event::RolledBack { next_step, chain } => self.on_rolled_back(next_step, chain),
             Event::Done { worker, milestone, next_step, request, params_hash } => {
                 self.on_done(worker, (milestone, next_step, request), params_hash, &mut actions);
             }

@@ -8,6 +8,8 @@ use super::*;
 
 #[path = "run_state/joins_tests.rs"]
 mod joins;
+#[path = "run_state/reunion_tests.rs"]
+mod reunion;
 
 fn config(stop_step: u64, workers: usize) -> CoreConfig {
     CoreConfig {
@@ -22,7 +24,24 @@ fn config(stop_step: u64, workers: usize) -> CoreConfig {
         plan_ahead: 2,
         slots: 4,
         catch_up_timeout: Duration::from_secs(600),
+        last_generation: 0,
+        chain: String::new(),
+        rolled_back_from: 0,
+        may_return: false,
+        rejoin_timeout: Duration::from_secs(30),
+        max_wait: Duration::from_secs(600),
+        reunion: None,
     }
+}
+
+/// What a worker holds that has just loaded its model.
+fn held(next_step: u64, params_hash: String) -> Held {
+    Held { next_step, params_hash, ..Held::default() }
+}
+
+/// The ledger's chain after so many steps.
+fn chain(steps: u64) -> String {
+    if steps == 0 { String::new() } else { format!("chain {steps}") }
 }
 
 /// Messages a simulated worker has received and not handled, and what it has applied.
@@ -62,10 +81,10 @@ impl World {
         };
         for worker in 1..=count {
             world.workers.insert(worker, Worker::default());
-            world.event(Event::Joined { worker });
+            world.event(Event::Joined { worker, former: None });
         }
         for worker in 1..=count {
-            world.event(Event::Ready { worker, next_step: 0, params_hash: "params".into() });
+            world.event(Event::Ready { worker, held: held(0, "params".into()) });
         }
         world
     }
@@ -75,8 +94,8 @@ impl World {
         let worker = self.next_worker;
         self.next_worker += 1;
         self.workers.insert(worker, Worker::default());
-        self.event(Event::Joined { worker });
-        self.event(Event::Ready { worker, next_step: 0, params_hash: "of the model folder".into() });
+        self.event(Event::Joined { worker, former: None });
+        self.event(Event::Ready { worker, held: held(0, "of the model folder".into()) });
         worker
     }
 
@@ -104,7 +123,7 @@ impl World {
                 if let Some(worker) = self.die_in_commit.take() {
                     self.kill(worker);
                 }
-                self.event(Event::Committed { step });
+                self.event(Event::Committed { step, chain: chain(step + 1) });
                 return;
             }
             Action::MilestoneDone { milestone, next_step } => {
@@ -301,8 +320,8 @@ fn too_few_workers_in_time_is_an_error_and_enough_is_a_start() {
     assert!(reason.contains("0 of 1 worker(s) joined within 60 s"), "{reason}");
 
     let mut core = RunState::new(config(3, 2), Duration::ZERO);
-    core.on(Event::Joined { worker: 5 }, Duration::ZERO);
-    core.on(Event::Ready { worker: 5, next_step: 0, params_hash: "p".into() }, late);
+    core.on(Event::Joined { worker: 5, former: None }, Duration::ZERO);
+    core.on(Event::Ready { worker: 5, held: held(0, "p".into()) }, late);
     assert!(core.generation == 1, "{core:?}");
 }
 
@@ -310,10 +329,10 @@ fn too_few_workers_in_time_is_an_error_and_enough_is_a_start() {
 fn workers_with_other_parameters_stop_the_run_before_it_starts() {
     let mut core = RunState::new(config(3, 2), Duration::ZERO);
     for worker in [1, 2] {
-        core.on(Event::Joined { worker }, Duration::ZERO);
+        core.on(Event::Joined { worker, former: None }, Duration::ZERO);
     }
-    core.on(Event::Ready { worker: 1, next_step: 0, params_hash: "p".into() }, Duration::ZERO);
-    let actions = core.on(Event::Ready { worker: 2, next_step: 0, params_hash: "q".into() }, Duration::ZERO);
+    core.on(Event::Ready { worker: 1, held: held(0, "p".into()) }, Duration::ZERO);
+    let actions = core.on(Event::Ready { worker: 2, held: held(0, "q".into()) }, Duration::ZERO);
     assert!(matches!(actions.last(), Some(Action::Ended(Ending::Failed { .. }))), "{actions:?}");
 }
 

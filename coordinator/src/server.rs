@@ -33,7 +33,8 @@ pub async fn serve(
     events: mpsc::UnboundedSender<RunEvent>,
     stop: watch::Receiver<bool>,
 ) -> Result<Outcome, RunError> {
-    let driver = Driver::new(run, workers, events)?;
+    let address = listener.local_addr().ok();
+    let driver = Driver::new(run, address, workers, events)?;
     let (inputs, inbox) = mpsc::channel(INBOX_MESSAGES);
     let (end_server, server_ended) = oneshot::channel::<()>();
     let service = CoordinatorServer::new(SessionService { inputs })

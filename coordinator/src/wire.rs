@@ -21,7 +21,12 @@ pub(crate) fn response(message: Message) -> v1::SessionResponse {
 
 /// Turns a worker away.
 pub(crate) fn refuse(reason: &str) -> v1::SessionResponse {
-    response(Message::Refuse(v1::Refuse { reason: reason.to_owned() }))
+    response(Message::Refuse(v1::Refuse { reason: reason.to_owned(), start_over: false }))
+}
+
+/// Asks a worker to drop what it holds and to join anew.
+pub(crate) fn start_over(reason: &str) -> v1::SessionResponse {
+    response(Message::Refuse(v1::Refuse { reason: reason.to_owned(), start_over: true }))
 }
 
 /// What all workers' plans of a step have in common.
@@ -104,6 +109,11 @@ pub(crate) fn path_text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
+/// Writes bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Reads hexadecimal digits.
 pub(crate) fn bytes_of_hex(hex: &str) -> Option<Vec<u8>> {
     if !hex.is_ascii() || !hex.len().is_multiple_of(2) {
@@ -165,6 +175,7 @@ mod tests {
     #[test]
     fn hexadecimal_digits_come_back_as_bytes() {
         assert_eq!(bytes_of_hex("00ff7f"), Some(vec![0, 255, 127]));
+        assert_eq!(hex(&[0, 255, 127]), "00ff7f");
         assert_eq!((bytes_of_hex("0"), bytes_of_hex("zz"), bytes_of_hex("éé")), (None, None, None));
     }
 }

@@ -122,7 +122,13 @@ async fn worker(url: String, fate: Fate) -> Vec<u64> {
         match response.message.unwrap() {
             In::Welcome(welcome) => {
                 next_step = welcome.next_step;
-                say(Out::Ready(v1::Ready { next_step, params_hash: "p".into(), params_count: 1 })).await;
+                say(Out::Ready(v1::Ready {
+                    next_step,
+                    params_hash: "p".into(),
+                    params_count: 1,
+                    ..Default::default()
+                }))
+                .await;
             }
             In::Group(group) => {
                 assert!(group.peers.iter().all(|peer| peer.collective_address == "127.0.0.1:1"), "{group:?}");

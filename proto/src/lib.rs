@@ -7,7 +7,7 @@ mod trace_context;
 pub use trace_context::{current_traceparent, set_parent};
 
 /// Version of the control protocol. A worker of another version is refused by name, not by accident.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Largest control message either side accepts. A plan of 4,096 occurrences with long captions stays below 2 MiB.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;

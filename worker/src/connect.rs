@@ -1,6 +1,7 @@
 //! Opening the session's stream, patiently: workers are often started before their coordinator.
 
-use std::time::{Duration, SystemTime};
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
 
 use ballast_proto::MAX_MESSAGE_BYTES;
 use ballast_proto::v1::coordinator_client::CoordinatorClient;
@@ -15,11 +16,11 @@ use tonic::{Code, Streaming};
 
 use crate::error::WorkerError;
 
-/// How long to go on trying.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a worker that is new goes on trying.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long one attempt may take.
-const ATTEMPT_MAX: Duration = Duration::from_secs(10);
-/// Between two attempts: doubles from the first to the second, with jitter so that many workers do not come at once.
+pub(crate) const ATTEMPT_MAX: Duration = Duration::from_secs(10);
+/// The longest wait after the first attempt, and ever.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 /// HTTP/2 pings find a coordinator whose host is gone, also while nothing is said.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -34,6 +35,17 @@ pub enum StreamError {
     /// The other side, or HTTP/2, ended it.
     #[error("{} ({})", .0.message(), .0.code())]
     Status(tonic::Status),
+    /// A coordinator answered in whose place a newer one was started.
+    #[error("the coordinator that answered is the run's {found}., and this worker has heard its {known}.")]
+    Outdated {
+        /// Which start of the coordinator it is.
+        found: u64,
+        /// The newest that is known.
+        known: u64,
+    },
+    /// The other side ended it without a word.
+    #[error("it closed the connection")]
+    Closed,
     /// Nothing came.
     #[error("no answer within {0:?}")]
     Silent(Duration),
@@ -45,34 +57,89 @@ pub(crate) struct Connection {
     pub(crate) answers: mpsc::Sender<SessionRequest>,
 }
 
-/// Connects and sends `join`; tries again until the coordinator answers or patience ends.
-pub(crate) async fn connect(url: &str, join: Join, answers_max: usize) -> Result<Connection, WorkerError> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .map_err(|source| WorkerError::Url { url: url.to_owned(), source })?
-        .connect_timeout(ATTEMPT_MAX)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
-    let deadline = Instant::now() + PATIENCE;
-    let mut backoff = BACKOFF[0];
+/// Connects and sends `join`; tries again until the coordinator answers or `patience` ends.
+pub(crate) async fn connect(
+    url: &str,
+    join: &Join,
+    answers_max: usize,
+    patience: Duration,
+) -> Result<Connection, WorkerError> {
+    let route = Route::new(url)?;
+    let deadline = Instant::now() + patience;
+    let mut backoff = Backoff::default();
     loop {
-        let attempt = attempt(&endpoint, join.clone(), answers_max);
-        let error = match tokio::time::timeout(ATTEMPT_MAX, attempt).await {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => error,
-            Err(_) => StreamError::Silent(ATTEMPT_MAX),
+        let error = match route.attempt(join, answers_max).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
         };
-        // Any other answer is one: asking again would not change it.
-        let may_change = !matches!(&error, StreamError::Status(status) if status.code() != Code::Unavailable);
-        if !may_change || Instant::now() + backoff > deadline {
+        if !error.may_pass() || Instant::now() > deadline {
             return Err(WorkerError::Connect { url: url.to_owned(), source: error });
         }
-        if backoff == BACKOFF[0] {
+        if backoff.is_first() {
             tracing::info!(url, "waiting for the coordinator");
         }
-        tokio::time::sleep(backoff.mul_f64(0.5 + 0.5 * jitter())).await;
-        backoff = (backoff * 2).min(BACKOFF[1]);
+        backoff.wait().await;
+    }
+}
+
+/// The way to a coordinator. Names are resolved at each attempt: a container that was started again has a new address.
+pub(crate) struct Route {
+    endpoint: Endpoint,
+}
+
+impl Route {
+    pub(crate) fn new(url: &str) -> Result<Self, WorkerError> {
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(|source| WorkerError::Url { url: url.to_owned(), source })?
+            .connect_timeout(ATTEMPT_MAX)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        Ok(Self { endpoint })
+    }
+
+    /// Tries once to open a stream, not for long.
+    pub(crate) async fn attempt(&self, join: &Join, answers_max: usize) -> Result<Connection, StreamError> {
+        let attempt = attempt(&self.endpoint, join.clone(), answers_max);
+        tokio::time::timeout(ATTEMPT_MAX, attempt).await.unwrap_or(Err(StreamError::Silent(ATTEMPT_MAX)))
+    }
+}
+
+/// Waits between attempts: twice as long at most each time, and by chance anything below that ("full jitter"), so that
+/// a thousand workers do not come all at once.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    attempts: u32,
+}
+
+impl Backoff {
+    pub(crate) fn is_first(&self) -> bool {
+        self.attempts == 0
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        let most = self.most();
+        self.attempts = self.attempts.saturating_add(1);
+        tokio::time::sleep(most.mul_f64(chance())).await;
+    }
+
+    /// The longest that the next wait may be.
+    fn most(&self) -> Duration {
+        BACKOFF[0].saturating_mul(1u32 << self.attempts.min(16)).min(BACKOFF[1])
+    }
+}
+
+impl StreamError {
+    /// Whether it may be otherwise in a while. A coordinator that says no is asked once.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Transport(_) | Self::Closed | Self::Silent(_) | Self::Outdated { .. } => true,
+            Self::Status(status) => !matches!(
+                status.code(),
+                Code::Unimplemented | Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated
+            ),
+        }
     }
 }
 
@@ -88,8 +155,23 @@ async fn attempt(endpoint: &Endpoint, join: Join, answers_max: usize) -> Result<
     Ok(Connection { stream: stream.into_inner(), answers })
 }
 
-/// A number in `0..1`. It decides on nothing but when to try again, so the clock is good enough.
-fn jitter() -> f64 {
-    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
-    f64::from((nanos ^ std::process::id()) % 1009) / 1009.0
+/// A number in `0..1`. It decides on nothing but when to try again.
+fn chance() -> f64 {
+    // Keys that the system draws anew for each.
+    let random = RandomState::new().hash_one(std::process::id());
+    (random >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_limit_and_are_scattered() {
+        let most: Vec<_> = [0, 1, 4, 5, 40].map(|attempts| Backoff { attempts }.most().as_millis()).into();
+        assert_eq!(most, [100, 200, 1600, 2000, 2000]);
+        let chances: Vec<f64> = (0..200).map(|_| chance()).collect();
+        assert!(chances.iter().all(|chance| (0.0..1.0).contains(chance)));
+        assert!(chances.iter().any(|chance| *chance < 0.3) && chances.iter().any(|chance| *chance > 0.7));
+    }
 }

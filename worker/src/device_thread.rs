@@ -1,6 +1,7 @@
 //! One thread owns the model, the optimizer and the device. It takes commands in the order in which the coordinator sent
 //! them and answers on the session's stream; tokio only moves the messages.
 
+mod absence;
 mod catch_up;
 
 use std::collections::VecDeque;
@@ -26,6 +27,8 @@ use crate::prefetch::Prefetch;
 use crate::samples;
 use crate::save::{save_checkpoint, save_final};
 use crate::trainer::{self, Trainer};
+use absence::NO_CHAIN;
+pub(crate) use absence::{Attach, SaveAlone};
 use catch_up::CatchUp;
 pub(crate) use catch_up::{Fetch, ReadState};
 
@@ -40,6 +43,8 @@ pub(crate) enum Command {
     Offer(v1::Offer),
     Fetch(Fetch),
     ReadState(ReadState),
+    Attach(Attach),
+    SaveAlone(SaveAlone),
 }
 
 /// A generation that has begun.
@@ -60,6 +65,8 @@ pub(crate) struct Start {
     pub(crate) checkpoint: Option<PathBuf>,
     /// Where the coordinator stands; none: the state comes from a peer.
     pub(crate) next_step: Option<u64>,
+    /// Chain of the ledger at that step.
+    pub(crate) chain: String,
     pub(crate) cached: CachedPictures,
 }
 
@@ -90,6 +97,8 @@ pub(crate) struct DeviceThread {
     plans: VecDeque<v1::Plan>,
     pending: Option<Pending>,
     catch_up: CatchUp,
+    /// Chain of the ledger that the state belongs to: the history it is of.
+    chain: String,
 }
 
 /// The session has gone; its own error says why.
@@ -118,7 +127,7 @@ impl DeviceThread {
     }
 
     fn load(start: Start, desk: Desk) -> Result<Self, WorkerError> {
-        let Start { device, checkpoint, next_step, cached, .. } = start;
+        let Start { device, checkpoint, next_step, chain, cached, .. } = start;
         let encoder = Encoder::new(cached);
         let trainer = trainer::load(&desk.config, checkpoint.as_deref(), encoder, &device)?;
         if let Some(next_step) = next_step.filter(|next_step| trainer.next_step() != *next_step) {
@@ -127,16 +136,11 @@ impl DeviceThread {
         }
         tracing::info!(parameters = trainer.elements(), next_step, "model loaded");
         let catch_up = CatchUp::default();
-        Ok(Self { trainer, desk, group: None, plans: VecDeque::new(), pending: None, catch_up })
+        Ok(Self { trainer, desk, group: None, plans: VecDeque::new(), pending: None, catch_up, chain })
     }
 
     fn run(mut self) -> Result<(), WorkerError> {
-        let ready = v1::Ready {
-            next_step: self.trainer.next_step(),
-            params_hash: self.trainer.params_hash(),
-            params_count: self.trainer.elements() as u64,
-        };
-        let _ = self.answer(Message::Ready(ready));
+        self.say_ready();
         loop {
             // Everything that has arrived comes first: it may say that the next step is not wanted any more.
             let command = match self.desk.commands.try_recv() {
@@ -174,6 +178,8 @@ impl DeviceThread {
             Command::Offer(offer) => self.offer(&offer)?,
             Command::Fetch(fetch) => self.fetch(fetch)?,
             Command::ReadState(read) => self.read_state(read),
+            Command::Attach(attach) => self.attach(attach),
+            Command::SaveAlone(save) => self.save_alone(save)?,
         }
         Ok(())
     }
@@ -265,6 +271,7 @@ impl DeviceThread {
             let (step, committed) = (plan.step, commit.gradient_hash.clone());
             return Err(WorkerError::CommitMismatch { step, committed, held: hash });
         }
+        self.chain.clone_from(&commit.chain);
         span.in_scope(|| info_span!("optimizer").in_scope(|| self.trainer.apply(gradient, norm, &plan)));
         let _ = self.answer(Message::Applied(v1::Applied { generation: plan.generation, step: plan.step }));
         Ok(())

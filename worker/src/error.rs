@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ballast_common::{checkpoint, config};
 use thiserror::Error;
@@ -36,6 +37,19 @@ pub enum WorkerError {
     Connect {
         /// Its address.
         url: String,
+        /// What the last attempt said.
+        #[source]
+        source: StreamError,
+    },
+    /// The coordinator went away and did not come back.
+    #[error("no coordinator at {url} for {waited:?}{}", saved_words(saved))]
+    Abandoned {
+        /// Its address.
+        url: String,
+        /// How long this worker waited.
+        waited: Duration,
+        /// Where the state was saved; none when there was none.
+        saved: Option<PathBuf>,
         /// What the last attempt said.
         #[source]
         source: StreamError,
@@ -153,8 +167,9 @@ impl WorkerError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Connect { .. } => "check that the coordinator runs and that this host may connect to it",
-            Self::Lost { .. } => {
-                "look at the coordinator's own messages; the run goes on from its last checkpoint with --resume"
+            Self::Lost { .. } => "look at the coordinator's own messages",
+            Self::Abandoned { .. } => {
+                "start the coordinator again with --resume: the run goes on from the newest checkpoint, and workers may join"
             }
             Self::Listen { .. } => "choose a free port, and an address of this machine",
             Self::Url { .. } => "write http://HOST:PORT, as the coordinator prints it",
@@ -177,4 +192,8 @@ impl WorkerError {
         };
         Some(hint.to_owned())
     }
+}
+
+fn saved_words(saved: &Option<PathBuf>) -> String {
+    saved.as_ref().map_or_else(String::new, |path| format!("; the state is saved in {}", path.display()))
 }

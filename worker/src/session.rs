@@ -1,4 +1,9 @@
-//! The worker's side of the control protocol: join, route what the coordinator says, leave.
+//! The worker's side of the control protocol: join, route what the coordinator says, come back when the connection breaks,
+//! leave.
+//!
+//! A session outlives its connections: the device thread keeps the state while `away` looks for the coordinator.
+
+mod away;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,17 +13,18 @@ use ballast_common::config::RunConfig;
 use ballast_common::dataset::DataRoots;
 use ballast_common::error_chain;
 use ballast_common::rng::Streams;
+use ballast_model::Device;
 use ballast_proto::v1;
 use ballast_proto::v1::session_request::Message as Answer;
 use ballast_proto::v1::session_response::Message;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::collective::{self, Endpoint, GroupConfig, Limits, StateCall};
-use crate::connect::{Connection, StreamError, connect};
+use crate::connect::{Backoff, Connection, PATIENCE, StreamError, connect};
 use crate::device_thread::{Command, Desk, DeviceThread, Fetch, Group, ReadState, Start};
 use crate::draws::Key;
 use crate::error::WorkerError;
@@ -39,16 +45,81 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Runs one worker from joining until the run is over, it is asked to stop, or something breaks.
 ///
 /// `shutdown` turns true when the worker is to leave. It leaves at once: a step that was not committed is computed again by
-/// the others.
+/// the others. While its coordinator is gone it saves its state first.
 ///
 /// # Errors
-/// When the coordinator cannot be reached, refuses this worker or is lost, and when training cannot go on.
+/// When the coordinator cannot be reached, refuses this worker or stays away, and when training cannot go on.
 pub async fn run(options: WorkerOptions, shutdown: watch::Receiver<bool>) -> Result<WorkerOutcome, WorkerError> {
-    let session = tokio::select! {
-        () = requested(shutdown.clone()) => return Ok(WorkerOutcome::Stopped),
-        session = Session::join(&options) => session?,
-    };
-    session.work(shutdown).await
+    let place = Place::open(&options).await?;
+    let mut backoff = Backoff::default();
+    loop {
+        let session = tokio::select! {
+            () = requested(shutdown.clone()) => return Ok(WorkerOutcome::Stopped),
+            session = Session::join(&options, &place) => session?,
+        };
+        let end = match session {
+            Joined::Session(session) => session.work(&place, shutdown.clone()).await?,
+            Joined::NotYet { reason } => End::StartOver { reason },
+        };
+        match end {
+            End::Outcome(outcome) => return Ok(outcome),
+            End::StartOver { reason } => {
+                tracing::warn!(reason, "this worker drops what it holds and joins anew");
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+/// How a session ends when nothing broke.
+#[derive(Debug)]
+enum End {
+    Outcome(WorkerOutcome),
+    /// The coordinator has no use for what this worker holds, only for itself.
+    StartOver {
+        reason: String,
+    },
+}
+
+/// What came of joining.
+enum Joined {
+    Session(Box<Session>),
+    /// The coordinator is busy with something else.
+    NotYet {
+        reason: String,
+    },
+}
+
+/// Where a worker sits: the same for all its sessions.
+struct Place {
+    device: Device,
+    endpoint: Endpoint,
+    /// Calls of joiners that want the state, for the session in hand.
+    state_calls: Arc<Mutex<mpsc::Receiver<StateCall>>>,
+}
+
+impl Place {
+    async fn open(options: &WorkerOptions) -> Result<Self, WorkerError> {
+        let device = trainer::open_device(&options.device)?;
+        let failed = |source| WorkerError::Listen { address: options.collective_listen, source };
+        let mut endpoint = Endpoint::bind(options.collective_listen).await.map_err(failed)?;
+        let calls = endpoint.take_state_calls().expect("nobody else takes them");
+        Ok(Self { device, endpoint, state_calls: Arc::new(Mutex::new(calls)) })
+    }
+
+    /// What this worker says of itself.
+    fn join(&self, device: &str) -> v1::Join {
+        v1::Join {
+            protocol_version: ballast_proto::PROTOCOL_VERSION,
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: host_name(),
+            device: device.to_owned(),
+            collective_address: self.endpoint.address().to_string(),
+            process_id: std::process::id(),
+            run_key: String::new(),
+            former_worker_id: 0,
+        }
+    }
 }
 
 /// Resolves when a shutdown is asked for; never when nobody can ask any more.
@@ -61,18 +132,22 @@ async fn requested(mut shutdown: watch::Receiver<bool>) {
 /// A worker that was welcomed.
 struct Session {
     url: String,
-    endpoint: Endpoint,
+    /// As the first message said it.
+    join: v1::Join,
     welcome: v1::Welcome,
     config: Arc<RunConfig>,
     streams: Streams,
     pictures: Arc<Prefetch>,
-    stream: Streaming<v1::SessionResponse>,
+    /// None while the coordinator is gone.
+    stream: Option<Streaming<v1::SessionResponse>>,
     answers: mpsc::Sender<v1::SessionRequest>,
     commands: mpsc::Sender<Command>,
     /// How the device thread ended.
     device: oneshot::Receiver<Result<(), WorkerError>>,
-    /// Heartbeats.
+    /// Answers to joiners.
     tasks: JoinSet<()>,
+    /// Heartbeats of the present connection.
+    beating: JoinSet<()>,
     generation: u64,
     rank: u32,
     /// Ends the current generation's work.
@@ -83,23 +158,14 @@ struct Session {
 
 impl Session {
     /// Connects, is welcomed, and starts the device thread, which loads the model.
-    async fn join(options: &WorkerOptions) -> Result<Self, WorkerError> {
-        let device = trainer::open_device(&options.device)?;
-        let failed = |source| WorkerError::Listen { address: options.collective_listen, source };
-        let mut endpoint = Endpoint::bind(options.collective_listen).await.map_err(failed)?;
-        let join = v1::Join {
-            protocol_version: ballast_proto::PROTOCOL_VERSION,
-            program_version: env!("CARGO_PKG_VERSION").to_owned(),
-            host: host_name(),
-            device: options.device.clone(),
-            collective_address: endpoint.address().to_string(),
-            process_id: std::process::id(),
-        };
+    async fn join(options: &WorkerOptions, place: &Place) -> Result<Joined, WorkerError> {
+        let join = place.join(&options.device);
         let url = options.coordinator_url.clone();
-        let Connection { mut stream, answers } = connect(&url, join, ANSWERS_MAX).await?;
+        let Connection { mut stream, answers } = connect(&url, &join, ANSWERS_MAX, PATIENCE).await?;
         let welcome = match next_message(&url, &mut stream).await? {
             Message::Welcome(welcome) => welcome,
-            Message::Refuse(v1::Refuse { reason }) => return Err(WorkerError::Refused { reason }),
+            Message::Refuse(v1::Refuse { reason, start_over: true }) => return Ok(Joined::NotYet { reason }),
+            Message::Refuse(v1::Refuse { reason, .. }) => return Err(WorkerError::Refused { reason }),
             _ => return Err(protocol("its first message is no welcome")),
         };
         tracing::info!(run = welcome.run_id, worker = welcome.worker_id, device = options.device, "joined the run");
@@ -114,18 +180,16 @@ impl Session {
         let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let cached = CachedPictures::default();
         let pictures = Arc::new(Prefetch::new(roots, threads.min(DECODE_THREADS_MAX), cached.clone()));
-        let mut tasks = JoinSet::new();
-        tasks
-            .spawn(beat(answers.clone(), Duration::from_millis(welcome.heartbeat_interval_ms.clamp(1, 60_000).into())));
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-        let calls = endpoint.take_state_calls().expect("nobody else takes them");
-        let limit = collective_timeout(&welcome);
+        let mut tasks = JoinSet::new();
+        let (calls, limit) = (Arc::clone(&place.state_calls), collective_timeout(&welcome));
         tasks.spawn(send_states(calls, welcome.run_id.clone(), limit, commands.clone()));
         let start = Start {
-            device,
+            device: place.device.clone(),
             threads,
             checkpoint: (!welcome.checkpoint.is_empty()).then(|| PathBuf::from(&welcome.checkpoint)),
             next_step: (!welcome.catch_up).then_some(welcome.next_step),
+            chain: welcome.chain.clone(),
             cached,
         };
         let desk = Desk {
@@ -136,48 +200,65 @@ impl Session {
             answers: answers.clone(),
         };
         let device = DeviceThread::spawn(start, desk);
-        let streams = Streams::new(config.run.seed);
-        let (cancel, fetching) = (CancellationToken::new(), CancellationToken::new());
-        let (generation, rank) = (0, 0);
-        Ok(Self {
+        let mut session = Self {
             url,
-            endpoint,
+            join,
+            streams: Streams::new(config.run.seed),
             welcome,
             config,
-            streams,
             pictures,
-            stream,
+            stream: Some(stream),
             answers,
             commands,
             device,
             tasks,
-            generation,
-            rank,
-            cancel,
-            fetching,
-        })
+            beating: JoinSet::new(),
+            generation: 0,
+            rank: 0,
+            cancel: CancellationToken::new(),
+            fetching: CancellationToken::new(),
+        };
+        session.start_beating();
+        Ok(Joined::Session(Box::new(session)))
     }
 
-    async fn work(mut self, shutdown: watch::Receiver<bool>) -> Result<WorkerOutcome, WorkerError> {
-        let result = tokio::select! {
-            () = requested(shutdown) => Ok(WorkerOutcome::Stopped),
-            result = self.converse() => result,
+    fn start_beating(&mut self) {
+        let interval = Duration::from_millis(self.welcome.heartbeat_interval_ms.clamp(1, 60_000).into());
+        self.beating = JoinSet::new(); // ends the one before
+        self.beating.spawn(beat(self.answers.clone(), interval));
+    }
+
+    async fn work(mut self: Box<Self>, place: &Place, shutdown: watch::Receiver<bool>) -> Result<End, WorkerError> {
+        let result = loop {
+            let result = tokio::select! {
+                () = requested(shutdown.clone()) => Ok(End::Outcome(WorkerOutcome::Stopped)),
+                result = self.converse(place) => result,
+            };
+            let Err(WorkerError::Lost { source, .. }) = result else { break result };
+            match self.come_back(source, shutdown.clone()).await {
+                Ok(None) => {}
+                Ok(Some(end)) => break Ok(end),
+                Err(error) => break Err(error),
+            }
         };
         self.leave(&result).await;
         result
     }
 
     /// Routes messages until the run is over or something breaks.
-    async fn converse(&mut self) -> Result<WorkerOutcome, WorkerError> {
+    async fn converse(&mut self, place: &Place) -> Result<End, WorkerError> {
         loop {
+            let Some(stream) = &mut self.stream else {
+                return Err(WorkerError::Lost { url: self.url.clone(), source: None });
+            };
             let message = tokio::select! {
                 // First, so that the reason is told rather than its consequence.
                 biased;
                 ended = &mut self.device => return Err(device_ended(ended)),
-                message = next_message(&self.url, &mut self.stream) => message?,
+                message = next_message(&self.url, stream) => message?,
             };
             let command = match message {
-                Message::Group(group) => Command::Group(self.form_group(group)?),
+                Message::Group(group) => Command::Group(self.form_group(place, group)?),
                 Message::Plan(plan) => {
                     self.ask_for_pictures(&plan)?;
                     Command::Plan(plan)
@@ -193,8 +274,11 @@ impl Session {
                 Message::Sample(sample) => Command::Sample(sample),
                 Message::Offer(offer) => Command::Offer(offer),
                 Message::Fetch(message) => Command::Fetch(self.begin_fetch(message)),
-                Message::Finish(v1::Finish { reason }) => return Ok(WorkerOutcome::Finished { reason }),
-                Message::Refuse(v1::Refuse { reason }) => return Err(WorkerError::Refused { reason }),
+                Message::Finish(v1::Finish { reason }) => {
+                    return Ok(End::Outcome(WorkerOutcome::Finished { reason }));
+                }
+                Message::Refuse(v1::Refuse { reason, start_over: true }) => return Ok(End::StartOver { reason }),
+                Message::Refuse(v1::Refuse { reason, .. }) => return Err(WorkerError::Refused { reason }),
                 Message::Welcome(_) => return Err(protocol("it welcomed this worker twice")),
             };
             match self.commands.try_send(command) {
@@ -212,7 +296,7 @@ impl Session {
         self.pictures.forget(self.generation);
     }
 
-    fn form_group(&mut self, group: v1::Group) -> Result<Group, WorkerError> {
+    fn form_group(&mut self, place: &Place, group: v1::Group) -> Result<Group, WorkerError> {
         let v1::Group { generation, rank, peers } = group;
         if rank as usize >= peers.len() || generation <= self.generation {
             return Err(protocol(&format!(
@@ -227,7 +311,7 @@ impl Session {
         let limits = Limits::new(collective_timeout(&self.welcome));
         let addresses = peers.into_iter().map(|peer| peer.collective_address).collect();
         let config = GroupConfig { run_id: self.welcome.run_id.clone(), generation, rank, addresses, limits };
-        let collective = collective::form(&self.endpoint, config, &Handle::current(), self.cancel.clone());
+        let collective = collective::form(&place.endpoint, config, &Handle::current(), self.cancel.clone());
         Ok(Group { generation, rank, collective, cancel: self.cancel.clone() })
     }
 
@@ -258,13 +342,14 @@ impl Session {
     }
 
     /// Says why, stops the device thread and closes the stream.
-    async fn leave(mut self, result: &Result<WorkerOutcome, WorkerError>) {
+    async fn leave(mut self: Box<Self>, result: &Result<End, WorkerError>) {
         self.end_generation();
         self.fetching.cancel();
         let failed = match result {
             // The coordinator knows, or is gone.
-            Ok(WorkerOutcome::Finished { .. }) | Err(WorkerError::Lost { .. } | WorkerError::Refused { .. }) => None,
-            Ok(WorkerOutcome::Stopped) => {
+            Ok(End::Outcome(WorkerOutcome::Finished { .. }) | End::StartOver { .. })
+            | Err(WorkerError::Abandoned { .. } | WorkerError::Refused { .. }) => None,
+            Ok(End::Outcome(WorkerOutcome::Stopped)) => {
                 Some(v1::Failed { reason: "it was asked to stop".to_owned(), hint: String::new() })
             }
             Err(error) => Some(v1::Failed { reason: error_chain(error), hint: error.hint().unwrap_or_default() }),
@@ -273,19 +358,26 @@ impl Session {
             // Fails when the stream is full or gone; then its end has to say it.
             let _ = self.answers.try_send(v1::SessionRequest { message: Some(Answer::Failed(failed)) });
         }
-        let Self { stream, answers, commands, device, mut tasks, .. } = self;
+        let Self { stream, answers, commands, device, mut tasks, mut beating, .. } = *self;
         drop((answers, commands));
         tasks.shutdown().await;
-        // The device thread ends between two micro-batches. The coordinator closes its end once it has read everything.
-        let read_all = async move {
-            let mut stream = stream;
-            while let Ok(Some(_)) = stream.message().await {}
-        };
+        beating.shutdown().await;
         let device_ends = async {
             // It has ended already when its error is what ends this session; a result can be taken only once.
             if !device.is_terminated() {
                 let _ = device.await;
             }
+        };
+        if matches!(result, Ok(End::StartOver { .. })) {
+            // The device has no room for two models.
+            drop(stream);
+            device_ends.await;
+            return;
+        }
+        // The device thread ends between two micro-batches. The coordinator closes its end once it has read everything.
+        let read_all = async move {
+            let Some(mut stream) = stream else { return };
+            while let Ok(Some(_)) = stream.message().await {}
         };
         let farewell = async { tokio::join!(device_ends, read_all) };
         if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
@@ -309,11 +401,12 @@ fn collective_timeout(welcome: &v1::Welcome) -> Duration {
 
 /// Answers joiners that call for the state, as the device thread allows.
 async fn send_states(
-    mut calls: mpsc::Receiver<StateCall>,
+    calls: Arc<Mutex<mpsc::Receiver<StateCall>>>,
     run_id: String,
     limit: Duration,
     commands: mpsc::Sender<Command>,
 ) {
+    let mut calls = calls.lock().await; // free as soon as the session before has ended
     let mut answering = JoinSet::new();
     while let Some(call) = calls.recv().await {
         while answering.try_join_next().is_some() {}

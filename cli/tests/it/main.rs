@@ -3,6 +3,7 @@
 mod balance;
 mod by_hand;
 mod convert;
+mod coordinator_death;
 mod disk;
 mod interrupts;
 mod joins;

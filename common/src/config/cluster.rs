@@ -29,6 +29,16 @@ pub struct ClusterConfig {
     /// How long the start waits for `min_workers`.
     #[serde(with = "duration")]
     pub join_timeout: Duration,
+    /// How long a coordinator waits for workers that hold the state, when it was started again or has lost them all,
+    /// before it goes on with those who came, or from a checkpoint.
+    #[serde(with = "duration")]
+    pub rejoin_timeout: Duration,
+    /// How long a run with fewer than `min_workers` waits for more before it saves and ends.
+    #[serde(with = "duration")]
+    pub max_wait: Duration,
+    /// How long a worker outlives its coordinator before it saves and ends.
+    #[serde(with = "duration")]
+    pub coordinator_timeout: Duration,
     /// How long a collective waits for a peer.
     #[serde(with = "duration")]
     pub collective_timeout: Duration,
@@ -87,6 +97,9 @@ impl ClusterConfig {
         longer_than("heartbeat_interval", self.heartbeat_interval, millisecond, "a time above 0");
         longer_than("lease", self.lease, self.heartbeat_interval * 2, "at least two times heartbeat_interval");
         longer_than("join_timeout", self.join_timeout, millisecond, "a time above 0");
+        longer_than("rejoin_timeout", self.rejoin_timeout, millisecond, "a time above 0");
+        longer_than("max_wait", self.max_wait, self.rejoin_timeout, "at least rejoin_timeout");
+        longer_than("coordinator_timeout", self.coordinator_timeout, millisecond, "a time above 0");
         longer_than("collective_timeout", self.collective_timeout, millisecond, "a time above 0");
     }
 }

@@ -118,6 +118,11 @@ impl Default for ClusterConfig {
             heartbeat_interval: Duration::from_secs(1),
             lease: Duration::from_secs(3), // two lost heartbeats are forgiven
             join_timeout: Duration::from_secs(60),
+            // Whoever lives is back within seconds; the rest is for hosts that were cut off.
+            rejoin_timeout: Duration::from_secs(30),
+            max_wait: Duration::from_secs(600),
+            // Time for a person or a supervisor to start the coordinator again; then the GPUs are given back.
+            coordinator_timeout: Duration::from_secs(600),
             collective_timeout: Duration::from_secs(30),
             plan_ahead: 2,
             reduction: None,

@@ -13,6 +13,7 @@ use crate::events::RunEvent;
 use crate::membership::WorkerId;
 use crate::run::CHECKPOINTS_FOLDER;
 use crate::run_state::Milestone;
+use crate::unrecorded::CHAIN;
 use crate::wire;
 
 /// What the workers reported of a milestone so far.
@@ -45,7 +46,9 @@ impl Driver {
                 Milestone::Checkpoint | Milestone::Final => {
                     let kind =
                         if milestone == Milestone::Final { v1::save::Kind::Final } else { v1::save::Kind::Checkpoint };
-                    let run_state_json = serde_json::json!({ "fingerprint": self.dataset.fingerprint }).to_string();
+                    let mut run_state = self.run_state();
+                    run_state[CHAIN] = self.core.chain().into();
+                    let run_state_json = run_state.to_string();
                     ToWorker::Save(v1::Save {
                         kind: kind.into(),
                         next_step,

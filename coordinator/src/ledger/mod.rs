@@ -3,13 +3,15 @@
 //! A commit and its losses are one transaction, synced to the disk before it counts. Each commit carries the hash of the
 //! one before it, so that a missing or altered row shows.
 
+mod authority;
 mod read;
 mod rows;
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
+pub(crate) use authority::{End, LastCommit};
 pub(crate) use read::{SampleFacts, Use};
 pub(crate) use rows::{Commit, LossRow, MemberRow, SampleRow};
 pub(crate) use rows::{StoredCommit, chain, losses_hash};
@@ -63,6 +65,14 @@ pub enum LedgerError {
         /// The format it names.
         found: String,
     },
+    /// Another coordinator was started in place of this one.
+    #[error("another coordinator has taken over the ledger {path}: {by}")]
+    Superseded {
+        /// The ledger's file.
+        path: PathBuf,
+        /// Who it is.
+        by: String,
+    },
 }
 
 /// An open ledger.
@@ -70,6 +80,8 @@ pub(crate) struct Ledger {
     connection: Connection,
     path: PathBuf,
     format: u32,
+    /// Number of the coordinator that writes; none when nobody has claimed the ledger yet.
+    incarnation: Option<u64>,
 }
 
 impl Ledger {
@@ -139,7 +151,7 @@ impl Ledger {
         };
         let connection =
             open().map_err(|source| LedgerError::Sqlite { action: "open", path: path.to_owned(), source })?;
-        Ok(Self { connection, path: path.to_owned(), format: FORMAT })
+        Ok(Self { connection, path: path.to_owned(), format: FORMAT, incarnation: None })
     }
 
     fn failed(&self, action: &'static str) -> impl Fn(rusqlite::Error) -> LedgerError + use<> {
@@ -153,7 +165,10 @@ impl Ledger {
         work: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, LedgerError> {
         let failed = self.failed(action);
-        let transaction = self.connection.transaction().map_err(&failed)?;
+        // Immediate: between the look at who may write and the writing nobody else can take over.
+        let behavior = TransactionBehavior::Immediate;
+        let transaction = Transaction::new_unchecked(&self.connection, behavior).map_err(&failed)?;
+        self.check_authority(&transaction)?;
         let value = work(&transaction).map_err(&failed)?;
         transaction.commit().map_err(&failed)?;
         Ok(value)

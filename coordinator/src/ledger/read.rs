@@ -53,7 +53,7 @@ impl Ledger {
     pub(crate) fn open_to_read(path: &Path) -> Result<Self, LedgerError> {
         let failed = |source| LedgerError::Sqlite { action: "open", path: path.to_owned(), source };
         let connection = connect(path).map_err(failed)?;
-        Self { connection, path: path.to_owned(), format: super::FORMAT }.with_known_format()
+        Self { connection, path: path.to_owned(), format: super::FORMAT, incarnation: None }.with_known_format()
     }
 
     /// Says whether the ledger knows of each sample its folder, multiplier and loss scale.

@@ -4,7 +4,7 @@ use ballast_common::dataset::Decimal;
 
 use super::*;
 
-fn commit(step: u64) -> Commit {
+pub(super) fn commit(step: u64) -> Commit {
     let row = |position| LossRow {
         position,
         sample: 1,

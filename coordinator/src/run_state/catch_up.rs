@@ -40,7 +40,7 @@ impl RunState {
     }
 
     /// Ends the generation between two steps and starts to send the state to those who wait.
-    pub(super) fn begin_catch_up(&mut self, now: Duration, actions: &mut Vec<Action>) {
+    pub(super) fn begin_catch_up(&mut self, actions: &mut Vec<Action>) {
         let joiners = self.next_joiners();
         actions.push(Action::Abort {
             generation: self.generation,
@@ -48,7 +48,7 @@ impl RunState {
             workers: self.group.clone(),
         });
         self.state_hash = None;
-        self.phase = Phase::CatchingUp { since: now };
+        self.phase = Phase::CatchingUp { since: self.now };
         self.start_transfers(actions);
     }
 
@@ -100,10 +100,17 @@ impl RunState {
             self.end(Ending::Failed { reason }, actions);
             return;
         }
+        self.reunion.forget_held(joiner);
         actions.push(Action::Fetch { joiner, source, transfer, next_step, state_hash });
     }
 
     pub(super) fn on_caught_up(&mut self, joiner: WorkerId, number: u64, state_hash: &str, actions: &mut Vec<Action>) {
+        if self.state_hash.as_deref() == Some(state_hash) && matches!(self.phase, Phase::Reuniting { .. }) {
+            // Its source is gone, and it has got everything.
+            self.reunion.add_holder(joiner);
+            self.try_reunite(actions);
+            return;
+        }
         let Some(transfer) = self.transfers.get_mut(&joiner) else { return };
         if transfer.number != number || transfer.progress != Progress::Fetching {
             return;
@@ -142,7 +149,7 @@ impl RunState {
             self.transfers.retain(|_, transfer| transfer.progress != Progress::Done);
         }
         if self.group.is_empty() {
-            self.fail_without_workers(reason, actions);
+            self.reunite(reason, actions);
             return;
         }
         self.repeat_milestones(actions);
@@ -169,6 +176,12 @@ impl RunState {
         let mut workers = self.group.clone();
         workers.extend(self.caught_up());
         self.transfers.clear();
+        self.group = workers;
+        if self.too_few_are_left() {
+            self.reunite("joiners were lost", actions);
+            return;
+        }
+        let workers = std::mem::take(&mut self.group);
         self.form_group(workers, actions);
         self.advance(actions);
     }

@@ -30,17 +30,70 @@ pub struct CoreConfig {
     pub catch_up_timeout: Duration,
     /// Steps that are planned beyond the one being computed, so that pictures are ready in time.
     pub plan_ahead: u64,
+    /// Generations of earlier starts of the run: this one counts on.
+    pub last_generation: u64,
+    /// Chain of the ledger after `first_step` steps; empty before the first.
+    pub chain: String,
+    /// Most steps that were ever taken back: a worker that was away may have made so many.
+    pub rolled_back_from: u64,
+    /// Workers outlive their connection and may come back with the state. Without it the loss of all ends the run.
+    pub may_return: bool,
+    /// How long to wait for workers that hold the state before going on with those who came, or from a checkpoint.
+    pub rejoin_timeout: Duration,
+    /// How long to wait for `min_workers` before saving and ending.
+    pub max_wait: Duration,
+    /// What was left by a coordinator that was cut short; none: every worker loads the state of `first_step`.
+    pub reunion: Option<LeftBehind>,
+}
+
+/// What a coordinator finds that was started again: a ledger, and workers out there that hold its state.
+#[derive(Debug, Clone)]
+pub struct LeftBehind {
+    /// The last commit; its state is the one to go on from.
+    pub head: Head,
+    /// Numbers of the workers of the last generation.
+    pub members: BTreeSet<WorkerId>,
+    /// A checkpoint holds the very state: whoever is new can load it.
+    pub is_saved: bool,
+    /// All steps are done and the finished model is there: only the workers have to be told.
+    pub is_complete: bool,
+}
+
+/// The last commit of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The step.
+    pub step: u64,
+    /// The generation that computed it.
+    pub generation: u64,
+    /// Hash of its reduced gradient, as in the votes.
+    pub gradient_hash: String,
+    /// Chain of the ledger before it; empty before the first.
+    pub previous_chain: String,
+}
+
+/// What a worker that is ready holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Steps that its state has made.
+    pub next_step: u64,
+    /// Hash of its parameters.
+    pub params_hash: String,
+    /// Chain of the ledger that the state is of; empty where it is of no commit.
+    pub chain: String,
+    /// A vote that still waits for its commit: the step and the hash of its reduced gradient.
+    pub pending: Option<(u64, String)>,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the fields are described where they are decided, in `Action`")]
 pub enum Event {
-    /// A worker has connected.
-    Joined { worker: WorkerId },
-    /// A worker has loaded its model. Before the first step it holds the state that the run starts from; later only
-    /// the model's shape.
-    Ready { worker: WorkerId, next_step: u64, params_hash: String },
+    /// A worker has connected. One that comes back names the number that it had.
+    Joined { worker: WorkerId, former: Option<WorkerId> },
+    /// A worker has loaded its model, or has come back with the state that it had. Who joins a run that has started holds
+    /// the model's shape alone.
+    Ready { worker: WorkerId, held: Held },
     /// A sign of life.
     Heard { worker: WorkerId },
     /// A worker's connection has ended.
@@ -49,8 +102,10 @@ pub enum Event {
     Reduced { worker: WorkerId, generation: u64, step: u64, gradient_hash: String },
     /// A worker could not reduce the step's gradient with its peers.
     CollectiveFailed { worker: WorkerId, generation: u64, step: u64, reason: String },
-    /// The step that was to be committed is in the ledger.
-    Committed { step: u64 },
+    /// The step that was to be committed is in the ledger, which has this chain by now.
+    Committed { step: u64, chain: String },
+    /// The ledger was taken back to a checkpoint, or to the start.
+    RolledBack { next_step: u64, chain: String },
     /// A worker has done what `Action::Milestone` of this request asked for.
     Done { worker: WorkerId, milestone: Milestone, next_step: u64, request: u64, params_hash: Option<String> },
     /// The source of a transfer names the hash of the state that it holds ready.
@@ -77,7 +132,12 @@ impl Event {
             | Self::Offered { worker, .. }
             | Self::CaughtUp { worker, .. }
             | Self::FetchFailed { worker, .. } => Some(*worker),
-            Self::Joined { .. } | Self::Left { .. } | Self::Committed { .. } | Self::StopRequested | Self::Tick => None,
+            Self::Joined { .. }
+            | Self::Left { .. }
+            | Self::Committed { .. }
+            | Self::RolledBack { .. }
+            | Self::StopRequested
+            | Self::Tick => None,
         }
     }
 }
@@ -121,6 +181,12 @@ pub enum Action {
     MilestoneDone { milestone: Milestone, next_step: u64 },
     /// The worker is out: drop its connection.
     Evict { worker: WorkerId, rank: Option<u32>, reason: String },
+    /// What these workers hold is of no use any more: they are to join anew, as new ones.
+    StartOver { workers: Vec<WorkerId>, reason: String },
+    /// Takes the ledger back to the newest whole checkpoint, with a record, then reports `Event::RolledBack`.
+    RollBack { reason: String },
+    /// Tells the person what the run waits for, and what ends the wait.
+    Wait { message: String },
     /// Tells the workers that the run is over.
     Finish { workers: Vec<WorkerId>, reason: &'static str },
     /// The run has ended.

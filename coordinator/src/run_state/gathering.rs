@@ -2,13 +2,26 @@
 
 use std::time::Duration;
 
-use super::{Action, Ending, Phase, RunState, WorkerId};
+use super::reunion::Standing;
+use super::{Action, Ending, Held, Phase, RunState, WorkerId};
 use crate::membership::WorkerState;
 
 impl RunState {
-    pub(super) fn on_joined(&mut self, worker: WorkerId, now: Duration, actions: &mut Vec<Action>) {
+    pub(super) fn on_joined(&mut self, worker: WorkerId, former: Option<WorkerId>, actions: &mut Vec<Action>) {
         let places = 2 * self.config.slots.max(self.config.workers);
         if self.membership.get(worker).is_some() {
+            return;
+        }
+        if let Some(former) = former.filter(|former| self.membership.get(*former).is_some()) {
+            // Its old connection is dead, even if nobody has noticed yet.
+            self.lose(former, format!("it has connected anew, as worker {worker}"), actions);
+            if self.phase == Phase::Ended {
+                return;
+            }
+        }
+        if self.phase == Phase::RollingBack {
+            let reason = "the run is going back to a checkpoint".to_owned();
+            actions.push(Action::StartOver { workers: vec![worker], reason });
             return;
         }
         if self.membership.len() >= places {
@@ -21,33 +34,54 @@ impl RunState {
             actions.push(Action::Refuse { worker, reason });
             return;
         }
-        self.membership.join(worker, now);
-        let catch_up = !matches!(self.phase, Phase::Gathering { .. });
+        self.membership.join(worker, self.now);
+        self.reunion.note_former(worker, former);
+        let catch_up = match self.phase {
+            Phase::Gathering { .. } => false,
+            Phase::Reuniting { .. } => !self.reunion.is_saved,
+            _ => true,
+        };
         actions.push(Action::Welcome { worker, catch_up });
     }
 
-    pub(super) fn on_ready(
-        &mut self,
-        worker: WorkerId,
-        next_step: u64,
-        hash: String,
-        now: Duration,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn on_ready(&mut self, worker: WorkerId, held: Held, actions: &mut Vec<Action>) {
         if self.membership.get(worker).is_none() || self.group.contains(&worker) {
             return;
         }
-        if !matches!(self.phase, Phase::Gathering { .. }) {
-            // What it holds does not matter: it is sent everything.
-            self.membership.ready(worker, hash);
-            self.start_transfers(actions);
+        let standing = self.standing(&held);
+        if standing == Standing::Ahead {
+            let reason = format!(
+                "it has made {} steps, the ledger holds {}: the ledger is not the one that it worked for, or is an older copy",
+                held.next_step, self.next_step
+            );
+            self.membership.remove(worker);
+            actions.push(Action::Refuse { worker, reason });
             return;
         }
-        if next_step != self.next_step {
-            let reason = format!("worker {worker} is ready for step {next_step}, the run stands at {}", self.next_step);
-            self.evict(worker, reason, actions);
+        self.reunion.note_held(worker, &held);
+        match self.phase {
+            Phase::Gathering { .. } => self.take_in(worker, held, standing, actions),
+            Phase::Reuniting { .. } => self.welcome_back(worker, held, standing, actions),
+            _ => {
+                // What it holds does not matter: it is sent everything.
+                self.membership.ready(worker, held.params_hash);
+                self.start_transfers(actions);
+            }
+        }
+    }
+
+    /// Takes in a worker before the first step of this start: it must hold what all others hold.
+    fn take_in(&mut self, worker: WorkerId, held: Held, standing: Standing, actions: &mut Vec<Action>) {
+        if standing != Standing::AtHead {
+            let reason = format!(
+                "it holds the state after {} steps of another history, the run stands at {}",
+                held.next_step, self.next_step
+            );
+            self.membership.remove(worker);
+            actions.push(Action::StartOver { workers: vec![worker], reason });
             return;
         }
+        let hash = held.params_hash;
         let differs = self.membership.ready_workers().into_iter().find(|other| {
             let state = &self.membership.get(*other).expect("listed as a member").state;
             *state != WorkerState::Ready { params_hash: hash.clone() }
@@ -60,7 +94,7 @@ impl RunState {
             return;
         }
         self.membership.ready(worker, hash);
-        self.try_start(now, actions);
+        self.try_start(self.now, actions);
     }
 
     /// Starts the first generation when enough workers are ready.

@@ -128,9 +128,12 @@ fn workers_beyond_the_slots_wait_as_spares_and_take_over() {
 fn more_workers_than_slots_and_spares_are_refused_with_the_reason() {
     let mut core = RunState::new(config(3, 2), Duration::ZERO);
     for worker in 1..=8 {
-        assert_eq!(core.on(Event::Joined { worker }, Duration::ZERO), [Action::Welcome { worker, catch_up: false }]);
+        assert_eq!(
+            core.on(Event::Joined { worker, former: None }, Duration::ZERO),
+            [Action::Welcome { worker, catch_up: false }]
+        );
     }
-    let actions = core.on(Event::Joined { worker: 9 }, Duration::ZERO);
+    let actions = core.on(Event::Joined { worker: 9, former: None }, Duration::ZERO);
     let Some(Action::Refuse { worker: 9, reason }) = actions.last() else { panic!("{actions:?}") };
     assert_eq!(reason, "the run has 8 workers already: 4 can share its 4 slots, the others wait as spares");
 }

@@ -7,14 +7,21 @@ use super::{Action, Ending, Phase, RunState, WorkerId};
 impl RunState {
     pub(super) fn on_tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
         // A coordinator that did not run itself (stopped, or on a machine that slept) could hear nobody.
-        if now.saturating_sub(std::mem::replace(&mut self.last_tick, now)) > self.config.lease / 2 {
+        let slept = now.saturating_sub(std::mem::replace(&mut self.last_tick, now));
+        if slept > self.config.lease / 2 {
             self.membership.excuse(now);
+            if let Phase::Gathering { since } | Phase::Reuniting { since } | Phase::CatchingUp { since } =
+                &mut self.phase
+            {
+                *since += slept;
+            }
         }
         for worker in self.membership.expired(now, self.config.lease) {
             let reason = format!("silent for more than {} s", self.config.lease.as_secs_f64());
             self.lose(worker, reason, actions);
         }
         self.try_start(now, actions);
+        self.try_reunite(actions);
         self.give_up_slow_joiners(now, actions);
     }
 
@@ -30,8 +37,13 @@ impl RunState {
             return;
         }
         self.evict(worker, reason.clone(), actions);
+        let was_holder = self.reunion.forget(worker);
         if self.transfers.remove(&worker).is_some() {
             self.replace_source(worker, actions);
+            return;
+        }
+        if matches!(self.phase, Phase::Reuniting { .. }) {
+            self.lose_in_reunion(worker, was_holder, &format!("worker {worker} was lost: {reason}"), actions);
             return;
         }
         if !self.group.contains(&worker) {
@@ -44,14 +56,14 @@ impl RunState {
             Phase::Committing { .. } => self.lost_in_commit.push(reason),
             Phase::Stepping { .. } | Phase::Closing => self.regroup(&reason, actions),
             Phase::CatchingUp { .. } => self.lose_in_catch_up(worker, &reason, actions),
-            Phase::Gathering { .. } | Phase::Ended => {}
+            Phase::Gathering { .. } | Phase::Reuniting { .. } | Phase::RollingBack | Phase::Ended => {}
         }
     }
 
     /// Ends the generation and deals the step in hand anew to the workers of the group that are left.
     pub(super) fn regroup(&mut self, reason: &str, actions: &mut Vec<Action>) {
-        if self.group.is_empty() {
-            self.fail_without_workers(reason, actions);
+        if self.too_few_are_left() {
+            self.reunite(reason, actions);
             return;
         }
         self.form_group_of_survivors(reason, actions);
@@ -64,6 +76,7 @@ impl RunState {
 
     pub(super) fn form_group(&mut self, workers: Vec<WorkerId>, actions: &mut Vec<Action>) {
         self.generation += 1;
+        self.formed.clone_from(&workers);
         self.group = workers;
         self.planned = self.next_step;
         actions.push(Action::Group { generation: self.generation, workers: self.group.clone() });

@@ -29,7 +29,7 @@ impl RunState {
 
     pub(super) fn start_milestone(&mut self, milestone: Milestone, actions: &mut Vec<Action>) {
         let key = (self.next_step, milestone);
-        if self.milestones.contains_key(&key) {
+        if self.milestones.contains_key(&key) || self.done.contains(&milestone) {
             return;
         }
         self.requests += 1;
@@ -61,6 +61,9 @@ impl RunState {
         }
         if pending.waiting.is_empty() {
             self.milestones.remove(&(next_step, milestone));
+            if next_step == self.next_step {
+                self.done.insert(milestone);
+            }
             actions.push(Action::MilestoneDone { milestone, next_step });
         }
         self.try_finish(actions);
@@ -79,8 +82,11 @@ impl RunState {
 
     pub(super) fn try_finish(&mut self, actions: &mut Vec<Action>) {
         if self.phase == Phase::Closing && self.milestones.is_empty() {
-            let ending =
-                if self.interrupted { Ending::Interrupted { next_step: self.next_step } } else { Ending::Finished };
+            let ending = match self.given_up.take() {
+                Some(reason) => Ending::Failed { reason },
+                None if self.interrupted => Ending::Interrupted { next_step: self.next_step },
+                None => Ending::Finished,
+            };
             actions.push(Action::Finish { workers: self.membership.all(), reason: "the run is over" });
             self.end(ending, actions);
         }

@@ -1,9 +1,8 @@
 //! A step: plan, votes, commit, apply; and the stop between two of them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use super::{Action, Ending, Milestone, Phase, RunState, WorkerId};
+use super::{Action, Ending, Head, Milestone, Phase, RunState, WorkerId};
 
 impl RunState {
     /// Goes on with the next step, or closes the run when all are done.
@@ -76,19 +75,23 @@ impl RunState {
         }
     }
 
-    pub(super) fn on_committed(&mut self, step: u64, now: Duration, actions: &mut Vec<Action>) {
+    pub(super) fn on_committed(&mut self, step: u64, chain: String, actions: &mut Vec<Action>) {
         let Phase::Committing { gradient_hash } = &self.phase else { return };
         assert_eq!(step, self.next_step, "one step is committed at a time");
         let gradient_hash = gradient_hash.clone();
-        let workers = self.group.clone();
-        actions.push(Action::Apply { generation: self.generation, step, gradient_hash, workers });
+        let (generation, workers) = (self.generation, self.group.clone());
+        actions.push(Action::Apply { generation, step, gradient_hash: gradient_hash.clone(), workers });
         self.next_step += 1;
+        let previous_chain = std::mem::replace(&mut self.chain, chain);
+        self.head = Some(Head { step, generation, gradient_hash, previous_chain });
+        self.state_hash = None;
+        self.done.clear();
         if self.interrupted {
             self.config.stop_step = self.next_step;
         }
         let lost = std::mem::take(&mut self.lost_in_commit);
-        if self.group.is_empty() {
-            self.fail_without_workers(&lost.join("; "), actions);
+        if self.too_few_are_left() {
+            self.reunite(&lost.join("; "), actions);
             return;
         }
         if !lost.is_empty() {
@@ -96,7 +99,7 @@ impl RunState {
         }
         self.start_milestones(self.next_step, actions);
         if self.next_step < self.config.stop_step && !self.next_joiners().is_empty() {
-            self.begin_catch_up(now, actions);
+            self.begin_catch_up(actions);
         } else {
             self.advance(actions);
         }
@@ -125,8 +128,9 @@ impl RunState {
                 self.form_group(self.group.clone(), actions);
                 self.advance(actions);
             }
+            Phase::Reuniting { .. } => self.stop_in_reunion(actions),
             // It is being closed anyway: let it finish.
-            Phase::Closing | Phase::Ended => {}
+            Phase::RollingBack | Phase::Closing | Phase::Ended => {}
         }
     }
 }

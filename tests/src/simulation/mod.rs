@@ -33,6 +33,10 @@ pub struct Tally {
     pub coordinator_deaths: u64,
     /// Returns to a checkpoint.
     pub rollbacks: u64,
+    /// Workers that came back with what they held.
+    pub returns: u64,
+    /// Workers that saved their state because no coordinator came back.
+    pub saved_alone: u64,
 }
 
 impl AddAssign for Tally {
@@ -45,16 +49,21 @@ impl AddAssign for Tally {
         self.expulsions += other.expulsions;
         self.coordinator_deaths += other.coordinator_deaths;
         self.rollbacks += other.rollbacks;
+        self.returns += other.returns;
+        self.saved_alone += other.saved_alone;
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { schedules, events, commits, losses, catch_ups, expulsions, coordinator_deaths, rollbacks } = self;
+        let Self { schedules, events, commits, losses, catch_ups, expulsions, coordinator_deaths, rollbacks, .. } =
+            self;
+        let Self { returns, saved_alone, .. } = self;
         write!(
             f,
             "{schedules} schedules, {events} events, {commits} commits, {losses} workers lost, {catch_ups} caught up, \
-             {expulsions} expelled, {coordinator_deaths} coordinators killed, {rollbacks} rollbacks"
+             {expulsions} expelled, {coordinator_deaths} coordinators killed, {rollbacks} rollbacks, {returns} workers returned, \
+             {saved_alone} saved alone"
         )
     }
 }

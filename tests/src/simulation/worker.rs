@@ -3,7 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use ballast_coordinator::run_state::{Action, WorkerId};
+use super::truth;
+use ballast_coordinator::run_state::{Action, Event, Held, WorkerId};
+
+/// The chain of a state that is half another one's.
+pub(super) const NO_CHAIN: &str = "partial";
 
 /// What a worker is doing. Each takes time, and may be cut short.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +42,16 @@ pub(super) struct Worker {
     pub(super) state: u64,
     /// Steps that the state has made. None: it has no state of the run yet.
     pub(super) next_step: Option<u64>,
+    /// Chain of the ledger that the state is of.
+    pub(super) chain: String,
+    /// When its connection broke, if it has none.
+    pub(super) away_since: Option<u64>,
+    /// Whether it has begun to load, and so has something to come back with.
+    pub(super) is_welcomed: bool,
+    /// When the coordinator heard what it holds, over the present connection.
+    pub(super) ready_since: u64,
+    /// What it said last: over a new connection that is stale.
+    pub(super) last_said: Option<Event>,
     pub(super) generation: u64,
     pub(super) group: Vec<WorkerId>,
     pub(super) plans: BTreeMap<u64, u64>,
@@ -60,6 +74,11 @@ impl Worker {
             inbox: VecDeque::new(),
             state: 0,
             next_step: None,
+            chain: String::new(),
+            away_since: None,
+            is_welcomed: false,
+            ready_since: u64::MAX,
+            last_said: None,
             generation: 0,
             group: Vec::new(),
             plans: BTreeMap::new(),
@@ -95,6 +114,16 @@ impl Worker {
         self.plans.clear();
         self.group.clear();
         self.offers.clear();
+    }
+
+    /// What it says of itself when it is ready.
+    pub(super) fn held(&self) -> Held {
+        Held {
+            next_step: self.next_step.unwrap_or(0),
+            params_hash: truth::hash(self.state),
+            chain: self.chain.clone(),
+            pending: self.pending.map(|(_, step, gradient)| (step, truth::hash(gradient))),
+        }
     }
 
     /// Takes the plan to compute now, unless a vote still waits for its commit.

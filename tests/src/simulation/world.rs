@@ -2,6 +2,7 @@
 
 mod coordinator;
 mod faults;
+mod returns;
 mod workers;
 
 use std::cmp::Reverse;
@@ -60,6 +61,10 @@ enum Happening {
     Broken {
         worker: WorkerId,
     },
+    /// A worker looks for the coordinator that it has lost.
+    Knock {
+        worker: WorkerId,
+    },
     Fault,
     StartWorker {
         machine: usize,
@@ -90,15 +95,28 @@ impl Ord for Planned {
     }
 }
 
+/// A step in the ledger.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    generation: u64,
+    gradient: u64,
+}
+
 /// What outlives the coordinator.
 #[derive(Debug, Default)]
 struct Disk {
-    /// Gradients of the committed steps.
-    ledger: Vec<u64>,
+    /// The committed steps.
+    ledger: Vec<Entry>,
     /// Checkpoints in the ledger: steps done.
     checkpoints: BTreeSet<u64>,
-    /// States in files, by steps done. Only whole ones appear.
-    files: BTreeMap<u64, u64>,
+    /// States in files with the chain they are of, by steps done. Only whole ones appear.
+    files: BTreeMap<u64, (u64, String)>,
+    /// Workers of the last generation.
+    members: BTreeSet<WorkerId>,
+    /// Most steps that were ever taken back.
+    rolled_back_from: u64,
+    /// The run was stopped in good order: no worker holds its state.
+    is_stopped: bool,
     /// The finished model.
     final_state: Option<u64>,
 }
@@ -122,9 +140,11 @@ pub(super) struct World {
     sessions: BTreeSet<WorkerId>,
     generation: u64,
     planned_steps: BTreeSet<(u64, u64)>,
-    /// Generation and gradient of the commit that is being written or was just made.
-    writing: Option<(u64, u64)>,
-    committed_in: u64,
+    /// The commit that is being written.
+    writing: Option<Entry>,
+    /// Workers outlive their connection, as those of `ballast coordinator` do and those of `ballast train` do not.
+    may_return: bool,
+    min_workers: usize,
     first_step: u64,
     coordinator_paused_until: Millis,
     clock_offset: Millis,
@@ -147,6 +167,8 @@ impl World {
         let machines = rng.within(1..6) as usize;
         let workers_wanted = rng.within(1..machines as u64 + 1) as usize;
         let (slots, faults_end) = (rng.within(2..6) as usize, rng.within(2_000..30_000));
+        let may_return = !rng.one_in(4);
+        let min_workers = if rng.one_in(3) { rng.within(1..workers_wanted as u64 + 1) as usize } else { 1 };
         let enabled_faults = rng.within(1..u64::MAX) & rng.within(1..u64::MAX) | 1;
         let mut world = Self {
             seed,
@@ -164,7 +186,8 @@ impl World {
             generation: 0,
             planned_steps: BTreeSet::new(),
             writing: None,
-            committed_in: 0,
+            may_return,
+            min_workers,
             first_step: 0,
             coordinator_paused_until: 0,
             clock_offset: 0,
@@ -230,6 +253,7 @@ impl World {
             Happening::Message { worker, .. }
             | Happening::Activity { worker, .. }
             | Happening::Sum { worker, .. }
+            | Happening::Knock { worker }
             | Happening::Heartbeat { worker } => self.workers.get(worker)?.paused_until,
             _ => return None,
         };
@@ -244,16 +268,14 @@ impl World {
             Happening::Activity { worker, number } => self.on_activity(worker, number),
             Happening::Sum { worker, number, is_whole } => self.on_sum(worker, number, is_whole),
             Happening::Heartbeat { worker } => {
-                if self.workers.contains_key(&worker) {
+                if self.workers.get(&worker).is_some_and(|worker| worker.away_since.is_none()) {
                     self.say(worker, Event::Heard { worker });
                     self.plan(1_000, Happening::Heartbeat { worker });
                 }
                 Ok(())
             }
-            Happening::Broken { worker } => {
-                self.end_worker(worker, true);
-                Ok(())
-            }
+            Happening::Broken { worker } => self.on_broken(worker),
+            Happening::Knock { worker } => self.on_knock(worker),
             Happening::Fault => self.on_fault(),
             Happening::StartWorker { machine } => {
                 self.start_worker(machine);

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::DeviceThread;
+use super::{DeviceThread, NO_CHAIN};
 use crate::collective::{StateRequest, fetch_state};
 use crate::error::WorkerError;
 
@@ -82,10 +82,19 @@ impl DeviceThread {
 
     /// Fetches the state from a peer and makes it this worker's own. What an earlier attempt has brought is kept.
     pub(super) fn fetch(&mut self, fetch: Fetch) -> Result<(), WorkerError> {
-        let v1::Fetch { transfer, next_step, state_hash, address, params_count } = fetch.message;
+        let v1::Fetch { transfer, next_step, state_hash, address, params_count, chain } = fetch.message;
         let found = self.trainer.elements() as u64;
         if found != params_count {
             return Err(WorkerError::OtherModel { found, expected: params_count });
+        }
+        if next_step == self.trainer.next_step()
+            && self.chain == chain
+            && self.catch_up.incoming.is_none()
+            && self.trainer.state_hash(next_step) == state_hash
+        {
+            tracing::info!(next_step, "this worker holds the state already: nothing is fetched");
+            let _ = self.answer(Message::CaughtUp(v1::CaughtUp { transfer, state_hash }));
+            return Ok(());
         }
         let is_same = |incoming: &Incoming| (incoming.next_step, &incoming.state_hash) == (next_step, &state_hash);
         let received = self.catch_up.incoming.take().filter(is_same).map_or(0, |incoming| incoming.received);
@@ -98,6 +107,9 @@ impl DeviceThread {
             address: address.clone(),
             limit: fetch.limit,
         };
+        // From the first block on, the state is neither this worker's own nor the peer's.
+        self.pending = None;
+        self.chain = NO_CHAIN.to_owned();
         tracing::info!(next_step, source = address, resumed_at = received, "fetching the state");
         let started = Instant::now();
         let trainer = &mut self.trainer;
@@ -117,6 +129,7 @@ impl DeviceThread {
             Ok(()) => match self.trainer.state_hash(next_step) {
                 found if found == state_hash => {
                     self.trainer.adopt_state(next_step);
+                    self.chain = chain;
                     let bytes = self.trainer.state_elements() * 4;
                     tracing::info!(
                         next_step,

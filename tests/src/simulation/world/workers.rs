@@ -4,7 +4,7 @@ use ballast_coordinator::run_state::{Action, Event, Milestone, WorkerId};
 
 use super::{Happening, World};
 use crate::simulation::truth::{self, FIRST_STATE};
-use crate::simulation::worker::{Activity, Worker};
+use crate::simulation::worker::{Activity, NO_CHAIN, Worker};
 
 impl World {
     /// A process starts on a machine and connects; it tries again while nobody answers.
@@ -17,7 +17,7 @@ impl World {
         self.next_worker += 1;
         self.workers.insert(worker, Worker::new(machine));
         self.sessions.insert(worker);
-        self.say(worker, Event::Joined { worker });
+        self.say(worker, Event::Joined { worker, former: None });
         self.plan(1_000, Happening::Heartbeat { worker });
     }
 
@@ -48,13 +48,23 @@ impl World {
             let later = time + self.rng.within(0..3_000);
             self.plan_at(later, happening.clone());
         }
+        if let Happening::Event { event, .. } = &happening {
+            let worker = self.workers.get_mut(&worker).expect("it has just spoken");
+            match event {
+                Event::Ready { .. } => worker.ready_since = time,
+                Event::Joined { .. } | Event::Heard { .. } => {}
+                event => worker.last_said = Some(event.clone()),
+            }
+        }
         self.plan_at(time, happening);
     }
 
     pub(super) fn on_message(&mut self, id: WorkerId, message: Action) -> Result<(), String> {
-        let Some(worker) = self.workers.get_mut(&id) else { return Ok(()) };
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.away_since.is_none()) else {
+            return Ok(());
+        };
         match message {
-            Action::Refuse { .. } | Action::Evict { .. } | Action::Finish { .. } => {
+            Action::Refuse { .. } | Action::Evict { .. } | Action::StartOver { .. } | Action::Finish { .. } => {
                 self.end_worker(id, false);
                 return Ok(());
             }
@@ -64,7 +74,7 @@ impl World {
     }
 
     /// Lets a worker go on: with its messages, then with the next step.
-    fn pump(&mut self, id: WorkerId) -> Result<(), String> {
+    pub(super) fn pump(&mut self, id: WorkerId) -> Result<(), String> {
         loop {
             let Some(worker) = self.workers.get_mut(&id) else { return Ok(()) };
             if worker.activity != Activity::Idle {
@@ -81,7 +91,7 @@ impl World {
         }
     }
 
-    fn begin(&mut self, id: WorkerId, activity: Activity, at_most: u64) {
+    pub(super) fn begin(&mut self, id: WorkerId, activity: Activity, at_most: u64) {
         let worker = self.workers.get_mut(&id).expect("only living workers begin something");
         worker.begin(activity);
         let number = worker.activity_number;
@@ -90,9 +100,16 @@ impl World {
     }
 
     fn obey(&mut self, id: WorkerId, message: Action) -> Result<(), String> {
+        let chain = self.chain_after(self.first_step);
+        let applied_chain = |world: &Self, step: u64| world.chain_after(step + 1);
+        let next_chain =
+            if let Action::Apply { step, .. } = &message { applied_chain(self, *step) } else { String::new() };
         let worker = self.workers.get_mut(&id).expect("only living workers obey");
         match message {
+            Action::Welcome { .. } if worker.is_welcomed => self.say_ready(id),
             Action::Welcome { catch_up, .. } => {
+                worker.is_welcomed = true;
+                worker.chain = if catch_up { String::new() } else { chain };
                 worker.next_step = (!catch_up).then_some(self.first_step);
                 worker.state = if catch_up { FIRST_STATE } else { self.truth[self.first_step as usize] };
                 self.begin(id, Activity::Loading, 500);
@@ -116,6 +133,7 @@ impl World {
                 }
                 worker.state = truth::apply(worker.state, gradient);
                 worker.next_step = Some(step + 1);
+                worker.chain = next_chain;
                 if worker.state != self.truth[step as usize + 1] {
                     return Err(format!("after step {step} worker {id} holds another state than the undisturbed run"));
                 }
@@ -130,7 +148,18 @@ impl World {
                 let state_hash = truth::hash(worker.state);
                 self.say(id, Event::Offered { worker: id, transfer, state_hash });
             }
-            Action::Fetch { .. } => self.begin(id, Activity::Fetching(message), 1_500),
+            Action::Fetch { transfer, next_step, ref state_hash, .. }
+                if worker.next_step == Some(next_step) && truth::hash(worker.state) == *state_hash =>
+            {
+                let state_hash = state_hash.clone();
+                self.say(id, Event::CaughtUp { worker: id, transfer, state_hash });
+            }
+            Action::Fetch { .. } => {
+                worker.pending = None;
+                worker.chain = NO_CHAIN.to_owned();
+                worker.next_step = None;
+                self.begin(id, Activity::Fetching(message), 1_500);
+            }
             Action::Milestone { next_step, .. } => {
                 if worker.next_step != Some(next_step) {
                     return Err(format!("worker {id} is to save {next_step} steps, it has {:?}", worker.next_step));
@@ -147,10 +176,7 @@ impl World {
             return Ok(());
         };
         match std::mem::replace(&mut worker.activity, Activity::Idle) {
-            Activity::Loading => {
-                let (next_step, params_hash) = (worker.next_step.unwrap_or(0), truth::hash(worker.state));
-                self.say(id, Event::Ready { worker: id, next_step, params_hash });
-            }
+            Activity::Loading => self.say_ready(id),
             Activity::Computing { generation, step } => {
                 worker.begin(Activity::Reducing { generation, step });
                 return self.reduce(id, generation, step);
@@ -158,7 +184,9 @@ impl World {
             Activity::Milestone(Action::Milestone { milestone, next_step, request, workers }) => {
                 if workers[0] == id {
                     match milestone {
-                        Milestone::Checkpoint => drop(self.disk.files.insert(next_step, worker.state)),
+                        Milestone::Checkpoint => {
+                            self.disk.files.insert(next_step, (worker.state, worker.chain.clone()));
+                        }
                         Milestone::Final => self.disk.final_state = Some(worker.state),
                         Milestone::Samples => {}
                     }
@@ -176,6 +204,7 @@ impl World {
 
     fn fetched(&mut self, id: WorkerId, source: WorkerId, transfer: u64, next_step: u64, state_hash: String) {
         let (machine, now) = (self.workers[&id].machine, self.now);
+        let chain = self.workers.get(&source).map(|peer| peer.chain.clone()).unwrap_or_default();
         let is_open = |peer: &&Worker| {
             peer.offers.contains(&transfer)
                 && peer.next_step == Some(next_step)
@@ -187,6 +216,7 @@ impl World {
             Some(state) if truth::hash(state) == state_hash => {
                 let worker = self.workers.get_mut(&id).expect("it has just fetched");
                 (worker.state, worker.next_step) = (state, Some(next_step));
+                worker.chain = chain;
                 self.tally.catch_ups += 1;
                 Event::CaughtUp { worker: id, transfer, state_hash }
             }
@@ -232,8 +262,8 @@ impl World {
     }
 
     /// A worker that waits for a sum finds a link broken, a little later.
-    fn break_sum(&mut self, id: WorkerId, at_most: u64) {
-        let worker = &self.workers[&id];
+    pub(super) fn break_sum(&mut self, id: WorkerId, at_most: u64) {
+        let Some(worker) = self.workers.get(&id) else { return };
         if matches!(worker.activity, Activity::Reducing { .. }) {
             let number = worker.activity_number;
             let delay = self.rng.within(1..at_most);
