@@ -38,11 +38,12 @@ pub(crate) fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, geometry:
         return generic(x, weight, bias, geometry);
     }
     let taps = Taps::new(plain_x.dims(), weight.dims()[0], geometry);
-    let matrix = taps.to_matrix(&plain(&weight));
+    let plain_weight = plain(&weight);
     let shifts = bias.dims()[0];
-    let y = taps.forward(&plain_x, &matrix, &plain(&bias));
+    let y = taps.forward(&plain_x, &taps.to_matrix(&plain_weight), &plain(&bias));
     record([x.into(), weight.into(), bias.into()], y, move |gradient, wanted| {
-        taps.backward(&plain_x, &matrix, &gradient, shifts, wanted)
+        // Made again: the matrices of all convolutions are as large as the model.
+        taps.backward(&plain_x, &taps.to_matrix(&plain_weight), &gradient, shifts, wanted)
     })
 }
 

@@ -36,6 +36,17 @@ pub(crate) fn host<const D: usize>(tensor: &Tensor<D>) -> Host {
     Host::of(tensor).expect("an f32 tensor on the CPU")
 }
 
+/// Changes the values of a tensor on any device; on the CPU in place where nobody else holds them.
+pub(crate) fn change_anywhere<const D: usize>(tensor: Tensor<D>, change: impl FnOnce(&mut [f32])) -> Tensor<D> {
+    if on_host(&tensor) {
+        return self::change(tensor, change);
+    }
+    let device = tensor.device();
+    let mut data = tensor.into_data();
+    change(data.as_mut_slice::<f32>().expect("f32 values"));
+    Tensor::from_data(data, &device)
+}
+
 /// Changes the values of a tensor in place where nobody else holds them.
 pub(crate) fn change<const D: usize>(tensor: Tensor<D>, change: impl FnOnce(&mut [f32])) -> Tensor<D> {
     let mut flex = tensor.try_into_primitive::<Flex>().expect("a tensor on the CPU");
