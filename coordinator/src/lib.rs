@@ -4,6 +4,7 @@
 //! `driver`, `service` and `server` put messages, gRPC and timers round them.
 
 mod assignment;
+mod checkpoints;
 mod driver;
 mod error;
 mod events;
@@ -11,6 +12,7 @@ mod ledger;
 mod lr_schedule;
 mod membership;
 pub mod report;
+mod retention;
 mod run;
 pub mod run_state;
 mod schedules;

@@ -6,11 +6,11 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ballast_common::checkpoint::{self, CheckpointState};
 use ballast_common::config::{Reduction, RunConfig};
 use ballast_common::dataset::Dataset;
 use ballast_common::schedule::{RunSchedule, ScheduleOptions};
 
+use crate::checkpoints::{self, Start};
 use crate::error::RunError;
 use crate::ledger::{Ledger, SampleRow};
 use crate::run_state::CoreConfig;
@@ -80,8 +80,10 @@ impl PreparedRun {
             let roots = dataset.roots.clone();
             return Err(RunError::DataChanged { roots, found: dataset.fingerprint, expected });
         }
-        let found = newest_checkpoint(&run_folder, &ledger)?;
-        let (first_step, checkpoint) = found.map_or((0, None), |(step, path)| (step, Some(path)));
+        checkpoints::delete_leftovers(&run_folder);
+        let start = checkpoints::newest_sound(&run_folder, &mut ledger)?;
+        let reason = start.reason();
+        let Start { next_step: first_step, checkpoint, .. } = start;
         let committed = ledger.next_step()?;
         if committed > first_step {
             tracing::warn!(
@@ -89,7 +91,7 @@ impl PreparedRun {
                 checkpoint = first_step,
                 "steps after the newest checkpoint are rolled back and computed again"
             );
-            ledger.roll_back(first_step, "resumed from a checkpoint")?;
+            ledger.roll_back(first_step, &reason)?;
         }
         write_atomically(&run_folder.join(CONFIG_FILE), config.to_toml().as_bytes())?;
         Ok(Self { config, dataset, run_folder, ledger, schedule, first_step, checkpoint })
@@ -139,7 +141,8 @@ impl PreparedRun {
         let stop_step = self.stop_step();
         let every = |steps: u64| (1..=stop_step).filter(move |done| steps > 0 && done.is_multiple_of(steps));
         let is_due = |epochs: &u64| checkpoint.every_epochs > 0 && epochs.is_multiple_of(checkpoint.every_epochs);
-        let epochs = (1..=self.schedule.epochs()).filter(is_due).map(|epochs| self.schedule.first_step(epochs));
+        let from = checkpoint.from_epochs.max(1);
+        let epochs = (from..=self.schedule.epochs()).filter(is_due).map(|epochs| self.schedule.first_step(epochs));
         let mut sample_at = BTreeSet::new();
         if !sample.prompts.is_empty() {
             sample_at.extend(every(sample.every_steps));
@@ -234,29 +237,6 @@ fn check_unchanged(config: &RunConfig, before: &RunConfig) -> Result<(), RunErro
         .map(|(now, before)| format!("`{now}` (the run has `{before}`)"))
         .collect();
     if now != before { Err(RunError::ConfigChanged { keys }) } else { Ok(()) }
-}
-
-/// Finds the newest checkpoint that is whole. Damaged ones are named and passed over.
-fn newest_checkpoint(run_folder: &Path, ledger: &Ledger) -> Result<Option<(u64, PathBuf)>, RunError> {
-    let mut damage = Vec::new();
-    for (next_step, relative, params_hash) in ledger.checkpoints()?.into_iter().rev() {
-        let path = run_folder.join(&relative);
-        let problem = match checkpoint::verify(&path) {
-            Ok(CheckpointState { next_step: found, params_hash: hash, .. })
-                if found == next_step && hash == params_hash =>
-            {
-                return Ok(Some((next_step, path)));
-            }
-            Ok(_) => format!("{relative} is not the checkpoint that the ledger names"),
-            Err(error) => format!("{relative}: {}", ballast_common::error_chain(&error)),
-        };
-        tracing::warn!(checkpoint = relative, problem, "a damaged checkpoint is passed over");
-        damage.push(problem);
-    }
-    if damage.is_empty() {
-        return Ok(None);
-    }
-    Err(RunError::Checkpoint { path: run_folder.to_owned(), reason: damage.join("; ") })
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, RunError> {

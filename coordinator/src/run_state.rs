@@ -71,6 +71,10 @@ pub struct RunState {
     milestones: BTreeMap<(u64, Milestone), Pending>,
     /// Requests for milestones so far.
     requests: u64,
+    /// A checkpoint is to be made after the step in hand.
+    checkpoint_wanted: bool,
+    /// Workers whose last save failed.
+    failed_writers: BTreeSet<WorkerId>,
     /// Joiners that are being sent the state; empty outside `Phase::CatchingUp`.
     transfers: BTreeMap<WorkerId, Transfer>,
     /// Transfers so far.
@@ -101,6 +105,8 @@ impl RunState {
             group: Vec::new(),
             milestones: BTreeMap::new(),
             requests: 0,
+            checkpoint_wanted: false,
+            failed_writers: BTreeSet::new(),
             transfers: BTreeMap::new(),
             transfer_count: 0,
             state_hash: None,
@@ -115,6 +121,11 @@ impl RunState {
     /// Steps committed so far, counted from the start of the run.
     pub fn next_step(&self) -> u64 {
         self.next_step
+    }
+
+    /// Says whether all steps are done, so that what is saved now is the last.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing | Phase::Ended)
     }
 
     /// Takes in an event and decides what is to be done.
@@ -143,6 +154,10 @@ impl RunState {
             Event::Done { worker, milestone, next_step, request, params_hash } => {
                 self.on_done(worker, (milestone, next_step, request), params_hash, &mut actions);
             }
+            Event::SaveFailed { worker, milestone, next_step, request } => {
+                self.on_save_failed(worker, (milestone, next_step, request), &mut actions);
+            }
+            Event::CheckpointDue => self.checkpoint_wanted = true,
             Event::Offered { worker, transfer, state_hash } => {
                 self.on_offered(worker, transfer, state_hash, &mut actions)
             }

@@ -24,7 +24,7 @@ use crate::draws::Key;
 use crate::error::WorkerError;
 use crate::latents::CachedPictures;
 use crate::prefetch::{Prefetch, Ticket};
-use crate::{WorkerOptions, WorkerOutcome, plan, trainer};
+use crate::{WorkerOptions, WorkerOutcome, plan, save, trainer};
 
 /// Commands that may wait for the device thread. Reading must never block behind it, or an Abort would come too late; the
 /// coordinator plans at most 64 steps ahead and waits for an answer to all else, so more than this is its mistake.
@@ -38,8 +38,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Runs one worker from joining until the run is over, it is asked to stop, or something breaks.
 ///
-/// `shutdown` turns true when the worker is to leave. It leaves at once: a step that was not committed is computed again by
-/// the others.
+/// `shutdown` turns true when the worker is to leave. It leaves at once, unless it is writing a checkpoint, which it
+/// finishes: a step that was not committed is computed again by the others.
 ///
 /// # Errors
 /// When the coordinator cannot be reached, refuses this worker or is lost, and when training cannot go on.
@@ -73,6 +73,8 @@ struct Session {
     device: oneshot::Receiver<Result<(), WorkerError>>,
     /// Heartbeats.
     tasks: JoinSet<()>,
+    /// True while the device thread has a checkpoint written in the background.
+    saving: watch::Receiver<bool>,
     generation: u64,
     rank: u32,
     /// Ends the current generation's work.
@@ -127,13 +129,16 @@ impl Session {
             checkpoint: (!welcome.checkpoint.is_empty()).then(|| PathBuf::from(&welcome.checkpoint)),
             next_step: (!welcome.catch_up).then_some(welcome.next_step),
             cached,
+            compare_data: !is_here(&url),
         };
+        let (saving_sender, saving) = watch::channel(false);
         let desk = Desk {
             config: Arc::clone(&config),
             run_id: welcome.run_id.clone(),
             pictures: Arc::clone(&pictures),
             commands: inbox,
             answers: answers.clone(),
+            saving: saving_sender,
         };
         let device = DeviceThread::spawn(start, desk);
         let streams = Streams::new(config.run.seed);
@@ -151,6 +156,7 @@ impl Session {
             commands,
             device,
             tasks,
+            saving,
             generation,
             rank,
             cancel,
@@ -159,8 +165,13 @@ impl Session {
     }
 
     async fn work(mut self, shutdown: watch::Receiver<bool>) -> Result<WorkerOutcome, WorkerError> {
+        let saving = self.saving.clone();
+        let leave = async {
+            requested(shutdown).await;
+            save::settled(saving).await;
+        };
         let result = tokio::select! {
-            () = requested(shutdown) => Ok(WorkerOutcome::Stopped),
+            () = leave => Ok(WorkerOutcome::Stopped),
             result = self.converse() => result,
         };
         self.leave(&result).await;
@@ -353,6 +364,12 @@ fn device_ended(ended: Result<Result<(), WorkerError>, oneshot::error::RecvError
         Ok(Err(error)) => error,
         Ok(Ok(())) | Err(_) => WorkerError::Panicked { message: "it ended without a reason".to_owned() },
     }
+}
+
+/// Says whether the coordinator is on this machine, by its address.
+fn is_here(url: &str) -> bool {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+    ["127.", "localhost:", "[::1]"].iter().any(|here| host.starts_with(here))
 }
 
 fn protocol(problem: &str) -> WorkerError {

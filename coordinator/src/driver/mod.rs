@@ -1,6 +1,7 @@
 //! The shell round the pure core: performs its actions with messages, files and the ledger.
 
 mod milestones;
+mod sameness;
 mod steps;
 
 use std::collections::{BTreeMap, HashSet};
@@ -39,6 +40,8 @@ struct Session {
     collective_address: String,
     /// Trainable parameters of its model; 0 until it has loaded it.
     params_count: u64,
+    /// Hashes of the parts of its model that are not trained.
+    untrained: sameness::Untrained,
 }
 
 /// Performs a run.
@@ -66,6 +69,11 @@ pub(crate) struct Driver {
     /// Trace context of the last committed step: its checkpoint belongs to its trace.
     traceparent: String,
     last_checkpoint: Option<PathBuf>,
+    /// When the last save was asked for, or the run began.
+    last_save_at: Instant,
+    has_noted_foreground_save: bool,
+    /// Hashes of the parts that are not trained, of the workers that made the first step of this start.
+    untrained: Option<sameness::Untrained>,
     /// Why a worker gave up, with its hint: the best explanation when the run fails.
     last_failure: Option<(String, String)>,
     last_step_at: Instant,
@@ -105,6 +113,9 @@ impl Driver {
             skipped: HashSet::new(),
             traceparent: String::new(),
             last_checkpoint: None,
+            last_save_at: Instant::now(),
+            has_noted_foreground_save: false,
+            untrained: None,
             last_failure: None,
             last_step_at: Instant::now(),
             events,
@@ -133,7 +144,7 @@ impl Driver {
                     Some(input) => self.event_of(input),
                     None => return Err(self.failed("the server ended before the run")),
                 },
-                _ = ticks.tick() => Some(Event::Tick),
+                _ = ticks.tick() => Some(self.timed_event()),
             };
             if let Some(event) = event
                 && let Some(ending) = self.handle(event).await?
@@ -183,7 +194,10 @@ impl Driver {
                 let collective_address = wire::reachable(&join.collective_address, remote);
                 let v1::Join { host, device, process_id, .. } = join;
                 let row = MemberRow { worker, host, device, process_id };
-                self.sessions.insert(worker, Session { outbox, row, collective_address, params_count: 0 });
+                self.sessions.insert(
+                    worker,
+                    Session { outbox, row, collective_address, params_count: 0, untrained: BTreeMap::new() },
+                );
                 Some(Event::Joined { worker })
             }
             Input::Left { worker, reason } => {
@@ -198,7 +212,11 @@ impl Driver {
 
     fn event_of_message(&mut self, worker: WorkerId, message: FromWorker) -> Option<Event> {
         Some(match message {
-            FromWorker::Ready(v1::Ready { next_step, params_hash, params_count }) => {
+            FromWorker::Ready(ready) => {
+                if let Some(reason) = self.difference(worker, &ready) {
+                    return Some(Event::Left { worker, reason });
+                }
+                let v1::Ready { next_step, params_hash, params_count, .. } = ready;
                 self.sessions.get_mut(&worker)?.params_count = params_count;
                 Event::Ready { worker, next_step, params_hash }
             }
@@ -215,18 +233,7 @@ impl Driver {
                 let generation = generation.checked_sub(self.generation_offset)?;
                 Event::CollectiveFailed { worker, generation, step, reason }
             }
-            FromWorker::Saved(v1::Saved { kind, next_step, params_hash, paths, request }) => {
-                let milestone = match v1::save::Kind::try_from(kind) {
-                    Ok(v1::save::Kind::Checkpoint) => Milestone::Checkpoint,
-                    Ok(v1::save::Kind::Final) => Milestone::Final,
-                    _ => return None,
-                };
-                if let Some(report) = self.report(milestone, next_step, request) {
-                    report.params_hash = params_hash.clone();
-                    report.paths.extend(paths.into_iter().map(PathBuf::from));
-                }
-                Event::Done { worker, milestone, next_step, request, params_hash: Some(params_hash) }
-            }
+            FromWorker::Saved(saved) => self.saved(worker, saved)?,
             FromWorker::Sampled(v1::Sampled { next_step, paths, error, request }) => {
                 let milestone = Milestone::Samples;
                 if let Some(report) = self.report(milestone, next_step, request) {
@@ -299,7 +306,10 @@ impl Driver {
                 self.send(joiner, wire::response(ToWorker::Fetch(fetch)));
             }
             Action::Milestone { milestone, next_step, request, workers } => {
-                self.start_milestone(milestone, next_step, request, &workers);
+                self.start_milestone(milestone, next_step, request, &workers)?;
+            }
+            Action::CheckpointSkipped { next_step, busy_with } => {
+                tracing::warn!(next_step, busy_with, "a checkpoint is left out: an earlier one is still being written");
             }
             Action::MilestoneDone { milestone, next_step } => self.finish_milestone(milestone, next_step)?,
             Action::Evict { worker, rank, reason } => {
@@ -333,6 +343,7 @@ impl Driver {
     }
 
     fn form_group(&mut self, generation: u64, workers: &[WorkerId]) -> Result<(), RunError> {
+        self.settle_untrained(workers);
         let generation = self.wire_generation(generation);
         let members: Vec<_> = workers.iter().map(|worker| self.sessions[worker].row.clone()).collect();
         self.ledger.record_members(generation, &members)?;

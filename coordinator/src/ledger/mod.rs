@@ -5,6 +5,7 @@
 
 mod read;
 mod rows;
+mod scan;
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 pub(crate) use read::{SampleFacts, Use};
 pub(crate) use rows::{Commit, LossRow, MemberRow, SampleRow};
 pub(crate) use rows::{StoredCommit, chain, losses_hash};
-use rows::{loss_row, stored_commit};
 
 /// Layout of the tables that is written.
 const FORMAT: u32 = 2;
@@ -331,6 +331,18 @@ impl Ledger {
         read().map_err(self.failed("read"))
     }
 
+    /// Returns the chain's hash after so many steps, hex; none when there is no such commit.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn chain_after(&self, next_step: u64) -> Result<Option<String>, LedgerError> {
+        let Some(step) = next_step.checked_sub(1) else { return Ok(None) };
+        self.connection
+            .query_row("SELECT lower(hex(chain)) FROM commits WHERE step = ?", [step as i64], |row| row.get(0))
+            .optional()
+            .map_err(self.failed("read"))
+    }
+
     /// Forgets a checkpoint that has been deleted.
     ///
     /// # Errors
@@ -339,25 +351,6 @@ impl Ledger {
         self.transact("write", |transaction| {
             transaction.execute("DELETE FROM checkpoints WHERE next_step = ?", [next_step as i64]).map(drop)
         })
-    }
-
-    /// Calls `visit` with every commit in order, as stored.
-    pub(crate) fn for_each_commit<E: From<LedgerError>>(
-        &self,
-        mut visit: impl FnMut(StoredCommit) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let failed = self.failed("read");
-        let mut commits = self.connection.prepare("SELECT * FROM commits ORDER BY step").map_err(&failed)?;
-        let mut losses =
-            self.connection.prepare("SELECT * FROM losses WHERE step = ? ORDER BY position").map_err(&failed)?;
-        let mut rows = commits.query([]).map_err(&failed)?;
-        while let Some(row) = rows.next().map_err(&failed)? {
-            let mut stored = stored_commit(row).map_err(&failed)?;
-            stored.commit.losses =
-                losses.query_map([stored.commit.step as i64], loss_row).and_then(Iterator::collect).map_err(&failed)?;
-            visit(stored)?;
-        }
-        Ok(())
     }
 }
 

@@ -33,6 +33,10 @@ pub struct Tally {
     pub coordinator_deaths: u64,
     /// Returns to a checkpoint.
     pub rollbacks: u64,
+    /// Checkpoints left out because one was being written.
+    pub skipped_saves: u64,
+    /// Checkpoints that could not be written.
+    pub failed_saves: u64,
 }
 
 impl AddAssign for Tally {
@@ -45,16 +49,20 @@ impl AddAssign for Tally {
         self.expulsions += other.expulsions;
         self.coordinator_deaths += other.coordinator_deaths;
         self.rollbacks += other.rollbacks;
+        self.skipped_saves += other.skipped_saves;
+        self.failed_saves += other.failed_saves;
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { schedules, events, commits, losses, catch_ups, expulsions, coordinator_deaths, rollbacks } = self;
+        let Self { schedules, events, commits, losses, catch_ups, expulsions, coordinator_deaths, rollbacks, .. } =
+            self;
+        let Self { skipped_saves, failed_saves, .. } = self;
         write!(
             f,
             "{schedules} schedules, {events} events, {commits} commits, {losses} workers lost, {catch_ups} caught up, \
-             {expulsions} expelled, {coordinator_deaths} coordinators killed, {rollbacks} rollbacks"
+             {expulsions} expelled, {coordinator_deaths} coordinators killed, {rollbacks} rollbacks, {skipped_saves} saves left out, {failed_saves} failed"
         )
     }
 }

@@ -60,6 +60,12 @@ enum Happening {
     Broken {
         worker: WorkerId,
     },
+    /// A checkpoint that a worker wrote from a copy is on the disk.
+    Saved {
+        worker: WorkerId,
+        message: Action,
+        state: u64,
+    },
     Fault,
     StartWorker {
         machine: usize,
@@ -122,6 +128,8 @@ pub(super) struct World {
     sessions: BTreeSet<WorkerId>,
     generation: u64,
     planned_steps: BTreeSet<(u64, u64)>,
+    /// Requests for saves after which more steps follow.
+    background_saves: BTreeSet<(u64, u64)>,
     /// Generation and gradient of the commit that is being written or was just made.
     writing: Option<(u64, u64)>,
     committed_in: u64,
@@ -163,6 +171,7 @@ impl World {
             sessions: BTreeSet::new(),
             generation: 0,
             planned_steps: BTreeSet::new(),
+            background_saves: BTreeSet::new(),
             writing: None,
             committed_in: 0,
             first_step: 0,
@@ -230,6 +239,7 @@ impl World {
             Happening::Message { worker, .. }
             | Happening::Activity { worker, .. }
             | Happening::Sum { worker, .. }
+            | Happening::Saved { worker, .. }
             | Happening::Heartbeat { worker } => self.workers.get(worker)?.paused_until,
             _ => return None,
         };
@@ -243,6 +253,7 @@ impl World {
             Happening::Message { worker, message } => self.on_message(worker, message),
             Happening::Activity { worker, number } => self.on_activity(worker, number),
             Happening::Sum { worker, number, is_whole } => self.on_sum(worker, number, is_whole),
+            Happening::Saved { worker, message, state } => self.on_saved(worker, message, state),
             Happening::Heartbeat { worker } => {
                 if self.workers.contains_key(&worker) {
                     self.say(worker, Event::Heard { worker });
