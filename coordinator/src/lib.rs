@@ -8,6 +8,7 @@ mod checkpoints;
 mod driver;
 mod error;
 mod events;
+mod fill;
 mod ledger;
 mod lr_schedule;
 mod membership;
