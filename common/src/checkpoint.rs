@@ -4,7 +4,7 @@
 //! complete when its folder has its final name (it is written elsewhere and renamed), and sound when every hash agrees.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -94,18 +94,68 @@ pub fn folder_name(next_step: u64) -> String {
     format!("step-{next_step:06}")
 }
 
+/// Returns the count of steps that a folder name stands for: the reverse of [`folder_name`].
+pub fn steps_of_name(name: &str) -> Option<u64> {
+    let next_step = name.strip_prefix("step-")?.parse().ok()?;
+    (folder_name(next_step) == name).then_some(next_step)
+}
+
+/// Keeps a checkpoint from being deleted for as long as it lives. Many may hold one.
+#[derive(Debug)]
+pub struct Hold {
+    /// Locked; the lock goes with it.
+    _state: Option<File>,
+}
+
+impl Hold {
+    /// Takes hold of a checkpoint that is about to be read. Where the file system has no locks, or the file is missing,
+    /// nothing is held: what is wrong with the checkpoint is for the reader to say.
+    pub fn take(folder: &Path) -> Self {
+        let state = File::open(folder.join(STATE_FILE)).ok().filter(|file| file.try_lock_shared().is_ok());
+        Self { _state: state }
+    }
+}
+
+/// Says whether somebody reads the checkpoint, on this machine or (where the file system carries locks) on another.
+pub fn is_held(folder: &Path) -> bool {
+    let Ok(file) = File::open(folder.join(STATE_FILE)) else { return false };
+    matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+}
+
+/// Reads `state.json` and looks at every other file's size: quick, and enough to tell a whole checkpoint from one that is
+/// not there or was cut short. Only [`verify`] tells it from an altered one.
+///
+/// # Errors
+/// Names the first file that is missing or has another size.
+pub fn glance(folder: &Path) -> Result<CheckpointState, CheckpointError> {
+    check_files(folder, |path, expected| {
+        let found =
+            std::fs::metadata(path).map_err(|source| CheckpointError::Read { path: path.to_owned(), source })?;
+        Ok(FileRecord { bytes: found.len(), blake3: expected.blake3.clone() })
+    })
+}
+
 /// Reads `state.json` and compares every file with it, byte for byte through its hash.
 ///
 /// # Errors
 /// Names the first file that is missing or differs.
 pub fn verify(folder: &Path) -> Result<CheckpointState, CheckpointError> {
+    let _reading = Hold::take(folder);
+    check_files(folder, |path, _| record(path))
+}
+
+/// Compares what `look` finds of each file with what `state.json` says.
+fn check_files(
+    folder: &Path,
+    look: impl Fn(&Path, &FileRecord) -> Result<FileRecord, CheckpointError>,
+) -> Result<CheckpointState, CheckpointError> {
     let state = read_state(folder)?;
     for (name, expected) in &state.files {
         if name.split('/').any(|part| matches!(part, "" | "." | "..")) || name.contains(['\\', ':', '\0']) {
             return Err(CheckpointError::Outside { path: folder.join(STATE_FILE), name: name.clone() });
         }
         let path = folder.join(name);
-        let found = record(&path)?;
+        let found = look(&path, expected)?;
         let problem = if found.bytes != expected.bytes {
             format!("it has {} bytes, {} were written", found.bytes, expected.bytes)
         } else if found.blake3 != expected.blake3 {
@@ -182,6 +232,41 @@ mod tests {
         assert!(verify(&folder).unwrap_err().to_string().contains("5 bytes, 8 were written"));
         std::fs::remove_file(folder.join("model/weights")).unwrap();
         assert!(matches!(verify(&folder), Err(CheckpointError::Read { .. })));
+    }
+
+    #[test]
+    fn a_glance_sees_what_is_missing_or_cut_short() {
+        let run = tempfile::tempdir().unwrap();
+        let folder = write(run.path(), 7);
+        assert_eq!(glance(&folder).unwrap().next_step, 7);
+        std::fs::write(folder.join("model/weights"), "short").unwrap();
+        assert!(glance(&folder).unwrap_err().to_string().contains("5 bytes, 8 were written"));
+        std::fs::remove_file(folder.join("model/weights")).unwrap();
+        assert!(matches!(glance(&folder), Err(CheckpointError::Read { .. })));
+        std::fs::remove_file(folder.join(STATE_FILE)).unwrap();
+        assert!(matches!(glance(&folder), Err(CheckpointError::Read { .. })));
+    }
+
+    #[test]
+    fn a_checkpoint_is_held_while_it_is_read() {
+        let run = tempfile::tempdir().unwrap();
+        let folder = write(run.path(), 7);
+        assert!(!is_held(&folder));
+        let (one, other) = (Hold::take(&folder), Hold::take(&folder));
+        drop(one);
+        assert!(is_held(&folder));
+        drop(other);
+        assert!(!is_held(&folder) && !is_held(&run.path().join("step-000008")));
+    }
+
+    #[test]
+    fn names_and_steps_belong_to_each_other() {
+        for steps in [0, 7, 999_999, 1_000_000, 12_345_678] {
+            assert_eq!(steps_of_name(&folder_name(steps)), Some(steps));
+        }
+        for other in ["step-7", "step-0000007", "step-", ".step-000007", "step-00000x", "final"] {
+            assert_eq!(steps_of_name(other), None, "{other}");
+        }
     }
 
     #[test]

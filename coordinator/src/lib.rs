@@ -4,20 +4,22 @@
 //! `driver`, `service` and `server` put messages, gRPC and timers round them.
 
 mod assignment;
+mod checkpoints;
 mod driver;
 mod error;
 mod events;
+mod fill;
 mod ledger;
 mod lock;
 mod lr_schedule;
 mod membership;
 pub mod report;
+mod retention;
 mod run;
 pub mod run_state;
 mod schedules;
 mod server;
 mod service;
-mod unrecorded;
 pub mod verify;
 mod wire;
 

@@ -7,16 +7,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ballast_common::checkpoint::{self, CheckpointState};
 use ballast_common::config::{Reduction, RunConfig};
 use ballast_common::dataset::Dataset;
 use ballast_common::schedule::{RunSchedule, ScheduleOptions};
 
+use crate::checkpoints;
 use crate::error::RunError;
 use crate::ledger::{End, LastCommit, Ledger, SampleRow};
 use crate::lock::{RunLock, this_process};
 use crate::run_state::{CoreConfig, Head, LeftBehind};
-use crate::{unrecorded, wire};
+use crate::wire;
 
 /// File of the resolved config within a run folder.
 pub const CONFIG_FILE: &str = "config.toml";
@@ -91,7 +91,7 @@ impl PreparedRun {
     /// no checkpoint can be read although there are some.
     pub fn resume(config: RunConfig, dataset: Dataset, run_folder: PathBuf) -> Result<Self, RunError> {
         let (mut run, _) = Self::reopen(config, dataset, run_folder)?;
-        run.go_back("resumed from a checkpoint")?;
+        run.go_back()?;
         Ok(run)
     }
 
@@ -105,7 +105,7 @@ impl PreparedRun {
         let mut run = run.with_returning_workers();
         match run.ledger.last_commit()? {
             Some(commit) if ended.is_none() => run.go_on_after(commit)?,
-            _ => run.go_back("resumed from a checkpoint")?,
+            _ => run.go_back()?,
         }
         Ok(run)
     }
@@ -135,7 +135,7 @@ impl PreparedRun {
         }
         let ended = ledger.end()?;
         let incarnation = ledger.begin_incarnation(&this_process(), &new_run_key())?;
-        unrecorded::adopt(&run_folder, &mut ledger)?;
+        checkpoints::delete_leftovers(&run_folder);
         write_atomically(&run_folder.join(CONFIG_FILE), config.to_toml().as_bytes())?;
         let run = Self {
             config,
@@ -154,8 +154,9 @@ impl PreparedRun {
     }
 
     /// Starts from the newest sound checkpoint.
-    fn go_back(&mut self, reason: &str) -> Result<(), RunError> {
-        (self.first_step, self.checkpoint) = go_back(&mut self.ledger, &self.run_folder, reason)?;
+    fn go_back(&mut self) -> Result<(), RunError> {
+        let start = checkpoints::go_back(&mut self.ledger, &self.run_folder, None)?;
+        (self.first_step, self.checkpoint) = (start.next_step, start.checkpoint);
         Ok(())
     }
 
@@ -163,8 +164,8 @@ impl PreparedRun {
     fn go_on_after(&mut self, commit: LastCommit) -> Result<(), RunError> {
         self.first_step = commit.step + 1;
         // A damaged checkpoint is of no consequence as long as workers hold the state.
-        let newest = newest_checkpoint(&self.run_folder, &self.ledger).unwrap_or_default();
-        let at_head = newest.filter(|(step, _)| *step == self.first_step);
+        let newest = checkpoints::newest_sound(&self.run_folder, &mut self.ledger).unwrap_or_default();
+        let at_head = newest.checkpoint.filter(|_| newest.next_step == self.first_step);
         self.left_behind = Some(LeftBehind {
             head: Head {
                 step: commit.step,
@@ -176,7 +177,7 @@ impl PreparedRun {
             is_saved: at_head.is_some(),
             is_complete: self.is_done(),
         });
-        self.checkpoint = at_head.map(|(_, path)| path);
+        self.checkpoint = at_head;
         Ok(())
     }
 
@@ -234,7 +235,8 @@ impl PreparedRun {
         let stop_step = self.stop_step();
         let every = |steps: u64| (1..=stop_step).filter(move |done| steps > 0 && done.is_multiple_of(steps));
         let is_due = |epochs: &u64| checkpoint.every_epochs > 0 && epochs.is_multiple_of(checkpoint.every_epochs);
-        let epochs = (1..=self.schedule.epochs()).filter(is_due).map(|epochs| self.schedule.first_step(epochs));
+        let from = checkpoint.from_epochs.max(1);
+        let epochs = (from..=self.schedule.epochs()).filter(is_due).map(|epochs| self.schedule.first_step(epochs));
         let mut sample_at = BTreeSet::new();
         if !sample.prompts.is_empty() {
             sample_at.extend(every(sample.every_steps));
@@ -292,26 +294,6 @@ pub fn standing(run_folder: &Path) -> RunStanding {
     } else {
         RunStanding::Over
     }
-}
-
-/// Takes the ledger back to the newest sound checkpoint, with a record. Returns where that stands.
-pub(crate) fn go_back(
-    ledger: &mut Ledger,
-    run_folder: &Path,
-    reason: &str,
-) -> Result<(u64, Option<PathBuf>), RunError> {
-    let found = newest_checkpoint(run_folder, ledger)?;
-    let (step, checkpoint) = found.map_or((0, None), |(step, path)| (step, Some(path)));
-    let committed = ledger.next_step()?;
-    if committed > step {
-        tracing::warn!(
-            committed,
-            checkpoint = step,
-            "steps after the newest checkpoint are rolled back and computed again"
-        );
-        ledger.roll_back(step, reason)?;
-    }
-    Ok((step, checkpoint))
 }
 
 /// Makes a name that no other run has. It decides on nothing but who belongs to whom.
@@ -411,29 +393,6 @@ fn check_unchanged(config: &RunConfig, before: &RunConfig) -> Result<(), RunErro
         .map(|(now, before)| format!("`{now}` (the run has `{before}`)"))
         .collect();
     if now != before { Err(RunError::ConfigChanged { keys }) } else { Ok(()) }
-}
-
-/// Finds the newest checkpoint on record that is whole. Damaged ones are named and passed over.
-fn newest_checkpoint(run_folder: &Path, ledger: &Ledger) -> Result<Option<(u64, PathBuf)>, RunError> {
-    let mut damage = Vec::new();
-    for (next_step, relative, params_hash) in ledger.checkpoints()?.into_iter().rev() {
-        let path = run_folder.join(&relative);
-        let problem = match checkpoint::verify(&path) {
-            Ok(CheckpointState { next_step: found, params_hash: hash, .. })
-                if found == next_step && hash == params_hash =>
-            {
-                return Ok(Some((next_step, path)));
-            }
-            Ok(_) => format!("{relative} is not the checkpoint that the ledger names"),
-            Err(error) => format!("{relative}: {}", ballast_common::error_chain(&error)),
-        };
-        tracing::warn!(checkpoint = relative, problem, "a damaged checkpoint is passed over");
-        damage.push(problem);
-    }
-    if damage.is_empty() {
-        return Ok(None);
-    }
-    Err(RunError::Checkpoint { path: run_folder.to_owned(), reason: damage.join("; ") })
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, RunError> {

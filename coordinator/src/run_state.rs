@@ -92,6 +92,10 @@ pub struct RunState {
     done: BTreeSet<Milestone>,
     /// Requests for milestones so far.
     requests: u64,
+    /// A checkpoint is to be made after the step in hand.
+    checkpoint_wanted: bool,
+    /// Workers whose last save failed.
+    failed_writers: BTreeSet<WorkerId>,
     /// Joiners that are being sent the state; empty outside `Phase::CatchingUp`.
     transfers: BTreeMap<WorkerId, Transfer>,
     /// Transfers so far.
@@ -136,6 +140,8 @@ impl RunState {
             milestones: BTreeMap::new(),
             // Above all numbers of earlier starts, so that a late answer to one of those is known as such.
             requests: config.last_generation << 32,
+            checkpoint_wanted: false,
+            failed_writers: BTreeSet::new(),
             transfers: BTreeMap::new(),
             transfer_count: config.last_generation << 32,
             config,
@@ -158,6 +164,11 @@ impl RunState {
     /// Chain of the ledger after so many steps.
     pub fn chain(&self) -> &str {
         &self.chain
+    }
+
+    /// Says whether all steps are done, so that what is saved now is the last.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing | Phase::Ended)
     }
 
     /// Takes in an event and decides what is to be done.
@@ -186,6 +197,10 @@ impl RunState {
             Event::Done { worker, milestone, next_step, request, params_hash } => {
                 self.on_done(worker, (milestone, next_step, request), params_hash, &mut actions);
             }
+            Event::SaveFailed { worker, milestone, next_step, request } => {
+                self.on_save_failed(worker, (milestone, next_step, request), &mut actions);
+            }
+            Event::CheckpointDue => self.checkpoint_wanted = true,
             Event::Offered { worker, transfer, state_hash } => {
                 self.on_offered(worker, transfer, state_hash, &mut actions)
             }

@@ -87,6 +87,8 @@ enum Fate {
     Lives,
     DiesAtPlan(u64),
     DiesAtCommit(u64),
+    /// Its disk is full, but for the last save of a run.
+    CannotSave,
 }
 
 /// Speaks the protocol; its "gradient" is the step's number.
@@ -122,13 +124,8 @@ async fn worker(url: String, fate: Fate) -> Vec<u64> {
         match response.message.unwrap() {
             In::Welcome(welcome) => {
                 next_step = welcome.next_step;
-                say(Out::Ready(v1::Ready {
-                    next_step,
-                    params_hash: "p".into(),
-                    params_count: 1,
-                    ..Default::default()
-                }))
-                .await;
+                let ready = v1::Ready { next_step, params_hash: "p".into(), params_count: 1, ..Default::default() };
+                say(Out::Ready(ready)).await;
             }
             In::Group(group) => {
                 assert!(group.peers.iter().all(|peer| peer.collective_address == "127.0.0.1:1"), "{group:?}");
@@ -156,6 +153,12 @@ async fn worker(url: String, fate: Fate) -> Vec<u64> {
                 }
             }
             In::Abort(_) => plans.clear(),
+            In::Save(save) if save.write && save.background && fate == Fate::CannotSave => {
+                let v1::Save { kind, next_step, request, .. } = save;
+                let error = "no space left on device".to_owned();
+                let saved = v1::Saved { kind, next_step, request, error, ..Default::default() };
+                say(Out::Saved(saved)).await;
+            }
             In::Save(save) => {
                 let hash = format!("after {}", save.next_step);
                 if save.write && save.kind() == v1::save::Kind::Checkpoint {
@@ -175,7 +178,8 @@ async fn worker(url: String, fate: Fate) -> Vec<u64> {
                     std::fs::write(folder.join(STATE_FILE), serde_json::to_vec(&state).unwrap()).unwrap();
                 }
                 let (kind, next_step, request) = (save.kind, save.next_step, save.request);
-                say(Out::Saved(v1::Saved { kind, next_step, params_hash: hash, paths: vec![], request })).await;
+                let saved = v1::Saved { kind, next_step, params_hash: hash, request, ..Default::default() };
+                say(Out::Saved(saved)).await;
             }
             In::Sample(sample) => {
                 let paths = sample.prompts.iter().map(|prompt| format!("{}/{prompt}.png", sample.folder)).collect();
@@ -335,10 +339,162 @@ async fn verify_names_the_first_violation() {
         ("UPDATE losses SET loss = 9 WHERE step = 3", "step 3: its losses were altered"),
         ("UPDATE commits SET generation = 9 WHERE step = 1", "step 1: the chain of commits is broken"),
         ("UPDATE epochs SET schedule_hash = 'x' WHERE epoch = 1", "epoch 1: the schedule's hash is"),
+        ("DELETE FROM epochs WHERE epoch = 1", "epoch 1: the schedule's hash is"),
+        ("UPDATE commits SET gradient_norm = 2 WHERE step = 1", "step 1: the chain of commits is broken"),
+        ("UPDATE commits SET gradient_hash = zeroblob(32) WHERE step = 2", "step 2: the chain of commits is broken"),
+        ("UPDATE commits SET chain = zeroblob(16) WHERE step = 2", "step 2: the chain of commits is broken"),
+        ("UPDATE commits SET losses_hash = zeroblob(16) WHERE step = 2", "step 2: its losses were altered"),
+        ("UPDATE commits SET epoch = 2 WHERE step = 0", "step 0 belongs to epoch 0, the ledger says 2"),
+        ("UPDATE commits SET positions = 9 WHERE step = 1", "step 1: the commit's range of positions"),
+        ("UPDATE losses SET weight = 7 WHERE step = 1", "step 1: its losses were altered"),
+        ("UPDATE losses SET skipped = 'x' WHERE step = 1", "step 1: its losses were altered"),
+        ("UPDATE losses SET copy = copy + 1 WHERE step = 1", "step 1: the schedule has"),
+        (
+            "INSERT INTO losses SELECT step, position + 90, sample, copy, timestep, loss, weight, skipped FROM losses \
+          WHERE step = 1",
+            "step 1: the schedule has nothing",
+        ),
+        (
+            "INSERT INTO losses SELECT 99, position, sample, copy, timestep, loss, weight, skipped FROM losses \
+          WHERE step = 1",
+            "step 99 has a row in `losses` and is not among",
+        ),
+        ("UPDATE commits SET step = -1 WHERE step = 1", "step 1 is missing"),
+        ("DELETE FROM members", "step 0: generation 1 has no members on record"),
+        ("DELETE FROM losses WHERE step > 1; DELETE FROM commits WHERE step > 1", "is after the last committed step"),
+        ("UPDATE checkpoints SET params_hash = 'x'", "its parameters are not those that the ledger names"),
+        ("UPDATE checkpoints SET path = 'checkpoints/step-999999'", "checkpoints/step-999999 is damaged: cannot read"),
     ] {
         let found = damage(sql);
         assert!(found.contains(what), "{sql}: {found}");
     }
+}
+
+/// Steps of the checkpoints that are on disk, by their names.
+fn on_disk(fixture: &Fixture) -> Vec<u64> {
+    let entries = std::fs::read_dir(fixture.run_folder().join("checkpoints")).unwrap();
+    let mut steps: Vec<u64> = entries
+        .filter_map(|entry| ballast_common::checkpoint::steps_of_name(entry.unwrap().file_name().to_str().unwrap()))
+        .collect();
+    steps.sort_unstable();
+    steps
+}
+
+/// Every checkpoint stays.
+const KEEP_ALL: (&str, &str) = ("checkpoint.keep_last", "99");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_checkpoints_are_passed_over_by_name_and_the_rollback_is_on_record() {
+    let fixture = Fixture::new();
+    let often = [KEEP_ALL, ("checkpoint.every_steps", "1")];
+    perform(fixture.create(&often).unwrap(), &[Fate::Lives], None).await.0.unwrap();
+    let steps = on_disk(&fixture);
+    let [_, good, wrong, missing, cut, newest] = steps[..] else { panic!("{steps:?}") };
+    let folder = |step: u64| fixture.run_folder().join(format!("checkpoints/step-{step:06}"));
+    // A byte flipped, a file cut short, a file gone, and one that is whole and not what the ledger says.
+    let mut bytes = std::fs::read(folder(newest).join("weights")).unwrap();
+    bytes[3] ^= 1;
+    std::fs::write(folder(newest).join("weights"), bytes).unwrap();
+    let bytes = std::fs::read(folder(cut).join("weights")).unwrap();
+    std::fs::write(folder(cut).join("weights"), &bytes[..3]).unwrap();
+    std::fs::remove_file(folder(missing).join("weights")).unwrap();
+    let state = folder(wrong).join(STATE_FILE);
+    let text = std::fs::read_to_string(&state).unwrap();
+    std::fs::write(&state, text.replace(&format!("after {wrong}"), "other bits")).unwrap();
+    assert!(matches!(verify(&fixture.run_folder()), Err(VerifyError::Violation(_))));
+
+    let run = fixture.resume(&often).unwrap();
+    let total = run.total_steps();
+    assert_eq!(run.next_step(), good);
+    let ledger = rusqlite::Connection::open(fixture.run_folder().join(LEDGER_FILE)).unwrap();
+    let reason: String = ledger.query_row("SELECT reason FROM rollbacks", [], |row| row.get(0)).unwrap();
+    for part in [
+        format!("resumed from checkpoints/step-{good:06}"),
+        format!(
+            "passed over checkpoints/step-{newest:06}: {} is damaged: its hash",
+            folder(newest).join("weights").display()
+        ),
+        format!("passed over checkpoints/step-{cut:06}: "),
+        "it has 3 bytes".to_owned(),
+        format!("cannot read {}", folder(missing).join("weights").display()),
+        format!("passed over checkpoints/step-{wrong:06}: its parameters are not those that the ledger names"),
+    ] {
+        assert!(reason.contains(&part), "{part}\n{reason}");
+    }
+    drop(ledger);
+    let (outcome, ..) = perform(run, &[Fate::Lives], None).await;
+    assert_eq!(outcome.unwrap(), Outcome::Finished { next_step: total });
+    let report = verify(&fixture.run_folder()).unwrap();
+    assert_eq!((report.rollbacks, report.checkpoints, report.strangers), (vec![(total, good)], steps, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_was_finished_without_the_coordinator_is_taken_up_if_it_belongs_to_the_ledger() {
+    let fixture = Fixture::new();
+    perform(fixture.create(&[KEEP_ALL]).unwrap(), &[Fate::Lives], None).await.0.unwrap();
+    let (total, forget) = (*on_disk(&fixture).last().unwrap(), "DELETE FROM checkpoints WHERE next_step > 2");
+    let execute = |sql: &str| {
+        rusqlite::Connection::open(fixture.run_folder().join(LEDGER_FILE)).unwrap().execute_batch(sql).unwrap();
+    };
+    execute(forget);
+    assert!(!verify(&fixture.run_folder()).unwrap().strangers.is_empty());
+    assert_eq!(fixture.resume(&[KEEP_ALL]).unwrap().next_step(), total);
+    assert_eq!(verify(&fixture.run_folder()).unwrap().checkpoints, [2, total]);
+    // The same files beside a ledger with other commits: nobody may go on from them.
+    execute(forget);
+    let state = fixture.run_folder().join(format!("checkpoints/step-{total:06}")).join(STATE_FILE);
+    let text = std::fs::read_to_string(&state).unwrap();
+    let (before, chain) = text.split_once("\"chain\":\"").unwrap();
+    std::fs::write(&state, format!("{before}\"chain\":\"{}{}", "0".repeat(32), &chain[32..])).unwrap();
+    let next = fixture.resume(&[KEEP_ALL]).unwrap().next_step();
+    assert!(next < total, "{next}");
+    // One that the ledger does name is a violation then.
+    let state = fixture.run_folder().join("checkpoints/step-000002").join(STATE_FILE);
+    let text = std::fs::read_to_string(&state).unwrap();
+    let (before, chain) = text.split_once("\"chain\":\"").unwrap();
+    std::fs::write(&state, format!("{before}\"chain\":\"{}{}", "0".repeat(32), &chain[32..])).unwrap();
+    let Err(VerifyError::Violation(what)) = verify(&fixture.run_folder()) else { panic!("it is sound") };
+    assert_eq!(what, "checkpoints/step-000002 is damaged: it belongs to other commits than the ledger's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_checkpoints_go_but_for_those_that_are_kept_or_read() {
+    let fixture = Fixture::new();
+    let keep = [("checkpoint.every_steps", "1"), ("checkpoint.keep_last", "1"), ("checkpoint.keep_every_steps", "3")];
+    let run = fixture.create(&keep).unwrap();
+    let total = run.total_steps();
+    perform(run, &[Fate::Lives], None).await.0.unwrap();
+    let mut kept: Vec<u64> = (1..=total).filter(|step| step % 3 == 0 || *step == total).collect();
+    assert_eq!(verify(&fixture.run_folder()).unwrap().checkpoints, kept);
+    assert_eq!(on_disk(&fixture), kept);
+
+    // Now fewer are wanted; one that is being read stays for as long.
+    let folder = |step: u64| fixture.run_folder().join(format!("checkpoints/step-{step:06}"));
+    let reading = ballast_common::checkpoint::Hold::take(&folder(3));
+    let keep = &keep[..2];
+    perform(fixture.resume(keep).unwrap(), &[Fate::Lives], None).await.0.unwrap();
+    kept.retain(|step| *step == 3 || *step == total);
+    assert_eq!(on_disk(&fixture), kept);
+    drop(reading);
+    perform(fixture.resume(keep).unwrap(), &[Fate::Lives], None).await.0.unwrap();
+    assert_eq!((on_disk(&fixture), verify(&fixture.run_folder()).unwrap().checkpoints), (vec![total], vec![total]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_cannot_be_written_stops_nothing() {
+    let fixture = Fixture::new();
+    let run = fixture.create(&[KEEP_ALL]).unwrap();
+    let total = run.total_steps();
+    let (outcome, events, _) = perform(run, &[Fate::CannotSave], None).await;
+    assert_eq!(outcome.unwrap(), Outcome::Finished { next_step: total });
+    let saved = events.iter().filter(|event| matches!(event, RunEvent::CheckpointSaved { .. })).count();
+    assert_eq!((saved, on_disk(&fixture)), (1, vec![total]), "the last one alone");
+
+    // With a second worker whose disk has room, that one writes.
+    let fixture = Fixture::new();
+    let run = fixture.create(&[KEEP_ALL]).unwrap();
+    perform(run, &[Fate::CannotSave, Fate::Lives], None).await.0.unwrap();
+    assert!(on_disk(&fixture).contains(&4), "{:?}", on_disk(&fixture));
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub mod noise_scheduler;
 pub mod objective;
 mod ops;
 mod params;
+mod part_hashes;
 mod recompute;
 mod resnet;
 pub mod rng;

@@ -3,18 +3,20 @@
 
 mod absence;
 mod catch_up;
+mod data_fingerprint;
+mod saving;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ballast_common::config::{RunConfig, SavePrecision};
+use ballast_common::config::RunConfig;
 use ballast_common::error_chain;
 use ballast_model::Device;
 use ballast_proto::v1;
 use ballast_proto::v1::session_request::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, info_span};
 
@@ -25,12 +27,13 @@ use crate::latents::{CachedPictures, Encoder};
 use crate::optimizer::global_norm;
 use crate::prefetch::Prefetch;
 use crate::samples;
-use crate::save::{save_checkpoint, save_final};
+use crate::save::Background;
 use crate::trainer::{self, Trainer};
 use absence::NO_CHAIN;
 pub(crate) use absence::{Attach, SaveAlone};
 use catch_up::CatchUp;
 pub(crate) use catch_up::{Fetch, ReadState};
+use data_fingerprint::DataFingerprint;
 
 /// What the device thread is told.
 pub(crate) enum Command {
@@ -68,6 +71,8 @@ pub(crate) struct Start {
     /// Chain of the ledger at that step.
     pub(crate) chain: String,
     pub(crate) cached: CachedPictures,
+    /// Whether the data is to be looked through and compared with the coordinator's.
+    pub(crate) compare_data: bool,
 }
 
 /// What the thread works with.
@@ -77,6 +82,8 @@ pub(crate) struct Desk {
     pub(crate) pictures: Arc<Prefetch>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) answers: mpsc::Sender<v1::SessionRequest>,
+    /// True while a checkpoint is written in the background.
+    pub(crate) saving: watch::Sender<bool>,
 }
 
 /// A reduced step that waits for its commit.
@@ -99,6 +106,8 @@ pub(crate) struct DeviceThread {
     catch_up: CatchUp,
     /// Chain of the ledger that the state belongs to: the history it is of.
     chain: String,
+    background: Background,
+    fingerprint: DataFingerprint,
 }
 
 /// The session has gone; its own error says why.
@@ -127,7 +136,8 @@ impl DeviceThread {
     }
 
     fn load(start: Start, desk: Desk) -> Result<Self, WorkerError> {
-        let Start { device, checkpoint, next_step, chain, cached, .. } = start;
+        let Start { device, checkpoint, next_step, chain, cached, compare_data, .. } = start;
+        let fingerprint = DataFingerprint::start(compare_data.then(|| desk.config.data.clone()));
         let encoder = Encoder::new(cached);
         let trainer = trainer::load(&desk.config, checkpoint.as_deref(), encoder, &device)?;
         if let Some(next_step) = next_step.filter(|next_step| trainer.next_step() != *next_step) {
@@ -135,12 +145,13 @@ impl DeviceThread {
             return Err(WorkerError::Protocol { problem });
         }
         tracing::info!(parameters = trainer.elements(), next_step, "model loaded");
-        let catch_up = CatchUp::default();
-        Ok(Self { trainer, desk, group: None, plans: VecDeque::new(), pending: None, catch_up, chain })
+        let background = Background::new(desk.config.checkpoint.background, desk.saving.clone());
+        let (plans, catch_up) = (VecDeque::new(), CatchUp::default());
+        Ok(Self { trainer, desk, group: None, plans, pending: None, catch_up, chain, background, fingerprint })
     }
 
     fn run(mut self) -> Result<(), WorkerError> {
-        self.say_ready();
+        self.say_ready()?;
         loop {
             // Everything that has arrived comes first: it may say that the next step is not wanted any more.
             let command = match self.desk.commands.try_recv() {
@@ -178,7 +189,7 @@ impl DeviceThread {
             Command::Offer(offer) => self.offer(&offer)?,
             Command::Fetch(fetch) => self.fetch(fetch)?,
             Command::ReadState(read) => self.read_state(read),
-            Command::Attach(attach) => self.attach(attach),
+            Command::Attach(attach) => self.attach(attach)?,
             Command::SaveAlone(save) => self.save_alone(save)?,
         }
         Ok(())
@@ -275,52 +286,6 @@ impl DeviceThread {
         span.in_scope(|| info_span!("optimizer").in_scope(|| self.trainer.apply(gradient, norm, &plan)));
         let _ = self.answer(Message::Applied(v1::Applied { generation: plan.generation, step: plan.step }));
         Ok(())
-    }
-
-    fn save(&mut self, save: &v1::Save) -> Result<(), WorkerError> {
-        let next_step = self.trainer.next_step();
-        if save.next_step != next_step {
-            let problem =
-                format!("it wants the state after {} steps saved, this worker has made {next_step}", save.next_step);
-            return Err(WorkerError::Protocol { problem });
-        }
-        let span = info_span!("checkpoint.save", step = next_step as i64);
-        ballast_proto::set_parent(&span, &save.traceparent);
-        let _saving = span.entered();
-        let params_hash = self.trainer.params_hash();
-        let paths = if save.write { self.write(save, &params_hash)? } else { Vec::new() };
-        let paths = paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-        let _ = self.answer(Message::Saved(v1::Saved {
-            kind: save.kind,
-            next_step,
-            params_hash,
-            paths,
-            request: save.request,
-        }));
-        Ok(())
-    }
-
-    fn write(&self, save: &v1::Save, params_hash: &str) -> Result<Vec<PathBuf>, WorkerError> {
-        let snapshot = self.trainer.snapshot(&self.desk.run_id, params_hash);
-        let run_folder = Path::new(&save.run_folder);
-        match save.kind() {
-            v1::save::Kind::Checkpoint => {
-                let run = serde_json::from_str(&save.run_state_json)
-                    .map_err(|error| WorkerError::Protocol { problem: format!("its run state is no JSON: {error}") })?;
-                Ok(vec![save_checkpoint(&snapshot, run_folder, run)?])
-            }
-            v1::save::Kind::Final => {
-                let precision = match self.desk.config.precision.save {
-                    SavePrecision::Fp32 => ballast_model::SavePrecision::Fp32,
-                    SavePrecision::Fp16 => ballast_model::SavePrecision::Fp16,
-                    SavePrecision::Bf16 => ballast_model::SavePrecision::Bf16,
-                };
-                Ok(save_final(&snapshot, run_folder, precision)?.into())
-            }
-            v1::save::Kind::Unspecified => {
-                Err(WorkerError::Protocol { problem: "it does not say what to save".to_owned() })
-            }
-        }
     }
 
     fn sample(&mut self, sample: &v1::Sample) {

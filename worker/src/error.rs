@@ -151,6 +151,9 @@ pub enum WorkerError {
         /// Hash of what was reduced here.
         held: String,
     },
+    /// The data root cannot be read here.
+    #[error("cannot look through the data")]
+    Data(#[from] ballast_common::dataset::DatasetError),
     /// A checkpoint or the final model cannot be written.
     #[error(transparent)]
     Save(#[from] SaveError),
@@ -182,6 +185,7 @@ impl WorkerError {
             Self::NonFinite { .. } | Self::Overflow { .. } => {
                 "lower optimizer.lr, or look at these pictures and at loss_scale.txt"
             }
+            Self::Data(_) => "the same data has to lie at the same path on every worker's host",
             Self::Config(error) => return error.hint(),
             Self::Save(error) => return error.hint(),
             Self::Refused { .. }

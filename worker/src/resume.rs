@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ballast_common::checkpoint;
+use ballast_common::checkpoint::{self, Hold};
 use ballast_common::config::RunConfig;
 use ballast_model::{Device, StableDiffusion};
 
@@ -21,6 +21,7 @@ pub(crate) fn load_checkpoint(
     encoder: Encoder,
     device: &Device,
 ) -> Result<Trainer, WorkerError> {
+    let _reading = Hold::take(folder); // the run that has made newer ones may be deleting old ones
     let state =
         checkpoint::verify(folder).map_err(|source| WorkerError::Checkpoint { path: folder.to_owned(), source })?;
     let model_folder = folder.join(MODEL_FOLDER);

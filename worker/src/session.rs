@@ -30,7 +30,7 @@ use crate::draws::Key;
 use crate::error::WorkerError;
 use crate::latents::CachedPictures;
 use crate::prefetch::{Prefetch, Ticket};
-use crate::{WorkerOptions, WorkerOutcome, plan, trainer};
+use crate::{WorkerOptions, WorkerOutcome, plan, save, trainer};
 
 /// Commands that may wait for the device thread. Reading must never block behind it, or an Abort would come too late; the
 /// coordinator plans at most 64 steps ahead and waits for an answer to all else, so more than this is its mistake.
@@ -45,7 +45,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Runs one worker from joining until the run is over, it is asked to stop, or something breaks.
 ///
 /// `shutdown` turns true when the worker is to leave. It leaves at once: a step that was not committed is computed again by
-/// the others. While its coordinator is gone it saves its state first.
+/// the others. A checkpoint that it is writing it finishes; while its coordinator is gone it saves its state first.
 ///
 /// # Errors
 /// When the coordinator cannot be reached, refuses this worker or stays away, and when training cannot go on.
@@ -148,6 +148,8 @@ struct Session {
     tasks: JoinSet<()>,
     /// Heartbeats of the present connection.
     beating: JoinSet<()>,
+    /// True while the device thread has a checkpoint written in the background.
+    saving: watch::Receiver<bool>,
     generation: u64,
     rank: u32,
     /// Ends the current generation's work.
@@ -191,13 +193,16 @@ impl Session {
             next_step: (!welcome.catch_up).then_some(welcome.next_step),
             chain: welcome.chain.clone(),
             cached,
+            compare_data: !is_here(&url),
         };
+        let (saving_sender, saving) = watch::channel(false);
         let desk = Desk {
             config: Arc::clone(&config),
             run_id: welcome.run_id.clone(),
             pictures: Arc::clone(&pictures),
             commands: inbox,
             answers: answers.clone(),
+            saving: saving_sender,
         };
         let device = DeviceThread::spawn(start, desk);
         let mut session = Self {
@@ -213,6 +218,7 @@ impl Session {
             device,
             tasks,
             beating: JoinSet::new(),
+            saving,
             generation: 0,
             rank: 0,
             cancel: CancellationToken::new(),
@@ -230,8 +236,13 @@ impl Session {
 
     async fn work(mut self: Box<Self>, place: &Place, shutdown: watch::Receiver<bool>) -> Result<End, WorkerError> {
         let result = loop {
+            let (shutdown_asked, saving) = (requested(shutdown.clone()), self.saving.clone());
+            let leave = async {
+                shutdown_asked.await;
+                save::settled(saving).await;
+            };
             let result = tokio::select! {
-                () = requested(shutdown.clone()) => Ok(End::Outcome(WorkerOutcome::Stopped)),
+                () = leave => Ok(End::Outcome(WorkerOutcome::Stopped)),
                 result = self.converse(place) => result,
             };
             let Err(WorkerError::Lost { source, .. }) = result else { break result };
@@ -446,6 +457,12 @@ fn device_ended(ended: Result<Result<(), WorkerError>, oneshot::error::RecvError
         Ok(Err(error)) => error,
         Ok(Ok(())) | Err(_) => WorkerError::Panicked { message: "it ended without a reason".to_owned() },
     }
+}
+
+/// Says whether the coordinator is on this machine, by its address.
+fn is_here(url: &str) -> bool {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+    ["127.", "localhost:", "[::1]"].iter().any(|here| host.starts_with(here))
 }
 
 fn protocol(problem: &str) -> WorkerError {

@@ -2,6 +2,7 @@
 
 mod balance;
 mod by_hand;
+mod checkpoints;
 mod convert;
 mod coordinator_death;
 mod disk;

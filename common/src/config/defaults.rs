@@ -87,7 +87,16 @@ impl Default for PrecisionConfig {
 impl Default for CheckpointConfig {
     fn default() -> Self {
         // Off, because a checkpoint of SD 1.x takes 10 GB: who wants more than the one at the end says how often.
-        Self { every_steps: 0, every_epochs: 0, keep_last: 3 }
+        Self {
+            every_steps: 0,
+            every_epochs: 0,
+            every_minutes: 0.0,
+            from_epochs: 0,
+            keep_last: 3,
+            keep_every_steps: 0,
+            keep_every_epochs: 0,
+            background: BackgroundSave::Auto, // a copy where there is room; never a run that runs out of memory
+        }
     }
 }
 

@@ -33,7 +33,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use checkpoint::CheckpointConfig;
+pub use checkpoint::{BackgroundSave, CheckpointConfig};
 pub use cluster::{ClusterConfig, DeviceKind, Reduction};
 pub use data::{DataConfig, Remainder};
 pub use data_root::DataRoot;

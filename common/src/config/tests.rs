@@ -192,6 +192,8 @@ fn values_outside_their_range_are_refused() {
         ("optimizer.lr", "inf"),
         ("optimizer.beta2", "1.0"),
         ("checkpoint.keep_last", "0"),
+        ("checkpoint.every_minutes", "-1"),
+        ("checkpoint.background", "sometimes"),
         ("sample.width", "500"),
         ("cluster.workers", "0"),
         ("cluster.min_workers", "0"),

@@ -56,6 +56,9 @@ impl Driver {
             Action::Milestone { milestone, next_step, request, workers } => {
                 self.start_milestone(milestone, next_step, request, &workers);
             }
+            Action::CheckpointSkipped { next_step, busy_with } => {
+                tracing::warn!(next_step, busy_with, "a checkpoint is left out: an earlier one is still being written");
+            }
             Action::MilestoneDone { milestone, next_step } => self.finish_milestone(milestone, next_step)?,
             Action::Evict { worker, rank, reason } => {
                 let host = self.sessions.get(&worker).map(|session| session.row.host.clone());
@@ -105,6 +108,7 @@ impl Driver {
     }
 
     fn form_group(&mut self, generation: u64, workers: &[WorkerId]) -> Result<(), RunError> {
+        self.settle_untrained(workers);
         let members: Vec<_> = workers.iter().map(|worker| self.sessions[worker].row.clone()).collect();
         self.ledger.record_members(generation, &members)?;
         let peer = |worker: &WorkerId| v1::Peer {

@@ -1,5 +1,6 @@
 //! What connections say, in the words of the core; and notes of what the core does not need to know.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use ballast_proto::v1::session_request::Message as FromWorker;
@@ -49,7 +50,10 @@ impl Driver {
                     .is_some_and(|session| (&session.row.host, session.row.process_id) != (&host, process_id));
                 let former = (former > 0 && !is_other).then_some(former);
                 let row = MemberRow { worker, host, device, process_id };
-                self.sessions.insert(worker, Session { outbox, row, collective_address, params_count: 0 });
+                self.sessions.insert(
+                    worker,
+                    Session { outbox, row, collective_address, params_count: 0, untrained: BTreeMap::new() },
+                );
                 Some(Event::Joined { worker, former })
             }
             Input::Left { worker, reason } => {
@@ -65,7 +69,10 @@ impl Driver {
     fn event_of_message(&mut self, worker: WorkerId, message: FromWorker) -> Option<Event> {
         Some(match message {
             FromWorker::Ready(ready) => {
-                let v1::Ready { next_step, params_hash, params_count, chain, pending_step, pending_hash } = ready;
+                if let Some(reason) = self.difference(worker, &ready) {
+                    return Some(Event::Left { worker, reason });
+                }
+                let v1::Ready { next_step, params_hash, params_count, chain, pending_step, pending_hash, .. } = ready;
                 self.sessions.get_mut(&worker)?.params_count = params_count;
                 let pending = (!pending_hash.is_empty()).then_some((pending_step, pending_hash));
                 Event::Ready { worker, held: Held { next_step, params_hash, chain, pending } }
@@ -81,18 +88,7 @@ impl Driver {
             FromWorker::CollectiveFailed(v1::CollectiveFailed { generation, step, reason }) => {
                 Event::CollectiveFailed { worker, generation, step, reason }
             }
-            FromWorker::Saved(v1::Saved { kind, next_step, params_hash, paths, request }) => {
-                let milestone = match v1::save::Kind::try_from(kind) {
-                    Ok(v1::save::Kind::Checkpoint) => Milestone::Checkpoint,
-                    Ok(v1::save::Kind::Final) => Milestone::Final,
-                    _ => return None,
-                };
-                if let Some(report) = self.report(milestone, next_step, request) {
-                    report.params_hash = params_hash.clone();
-                    report.paths.extend(paths.into_iter().map(PathBuf::from));
-                }
-                Event::Done { worker, milestone, next_step, request, params_hash: Some(params_hash) }
-            }
+            FromWorker::Saved(saved) => self.saved(worker, saved)?,
             FromWorker::Sampled(v1::Sampled { next_step, paths, error, request }) => {
                 let milestone = Milestone::Samples;
                 if let Some(report) = self.report(milestone, next_step, request) {

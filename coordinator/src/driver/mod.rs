@@ -5,6 +5,7 @@ mod commits;
 mod inputs;
 mod milestones;
 mod planning;
+mod sameness;
 mod steps;
 
 use std::collections::{BTreeMap, HashSet};
@@ -20,12 +21,13 @@ use ballast_proto::v1;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::checkpoints;
 use crate::error::RunError;
 use crate::events::{Outcome, RunEvent};
 use crate::ledger::{End, Ledger, MemberRow};
 use crate::lock::RunLock;
 use crate::membership::WorkerId;
-use crate::run::{PreparedRun, go_back};
+use crate::run::PreparedRun;
 use crate::run_state::{Action, Ending, Event, Milestone, RunState};
 use crate::schedules::Schedules;
 use crate::service::{Input, Outbox};
@@ -43,6 +45,8 @@ struct Session {
     collective_address: String,
     /// Trainable parameters of its model; 0 until it has loaded it.
     params_count: u64,
+    /// Hashes of the parts of its model that are not trained.
+    untrained: sameness::Untrained,
 }
 
 /// Performs a run.
@@ -72,6 +76,11 @@ pub(crate) struct Driver {
     /// Trace context of the last committed step: its checkpoint belongs to its trace.
     traceparent: String,
     last_checkpoint: Option<PathBuf>,
+    /// When the last save was asked for, or the run began.
+    last_save_at: Instant,
+    has_noted_foreground_save: bool,
+    /// Hashes of the parts that are not trained, of the workers that made the first step of this start.
+    untrained: Option<sameness::Untrained>,
     /// Why a worker gave up, with its hint: the best explanation when the run fails.
     last_failure: Option<(String, String)>,
     last_step_at: Instant,
@@ -129,6 +138,9 @@ impl Driver {
             skipped: HashSet::new(),
             traceparent: String::new(),
             last_checkpoint: None,
+            last_save_at: Instant::now(),
+            has_noted_foreground_save: false,
+            untrained: None,
             last_failure: None,
             last_step_at: Instant::now(),
             events,
@@ -158,7 +170,7 @@ impl Driver {
                     Some(input) => self.event_of(input),
                     None => return Err(self.failed("the server ended before the run")),
                 },
-                _ = ticks.tick() => Some(Event::Tick),
+                _ = ticks.tick() => Some(self.timed_event()),
             };
             if let Some(event) = event
                 && let Some(ending) = self.handle(event).await?
@@ -192,7 +204,8 @@ impl Driver {
     /// Takes the ledger back; whoever joins from now on loads the checkpoint.
     fn roll_back(&mut self, reason: &str) -> Result<Event, RunError> {
         let before = self.core.next_step();
-        (self.first_step, self.checkpoint) = go_back(&mut self.ledger, &self.run_folder, reason)?;
+        let start = checkpoints::go_back(&mut self.ledger, &self.run_folder, Some(reason))?;
+        (self.first_step, self.checkpoint) = (start.next_step, start.checkpoint);
         let next_step = self.first_step;
         self.planned.clear();
         self.reports.clear();

@@ -16,7 +16,7 @@ pub(crate) struct SampleRow<'a> {
 }
 
 /// A step that counts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Commit {
     /// 0-based over the whole run.
     pub(crate) step: u64,
@@ -56,7 +56,7 @@ pub(crate) struct LossRow {
 }
 
 /// A commit as `verify` reads it back.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct StoredCommit {
     pub(crate) commit: Commit,
     pub(crate) losses_hash: Vec<u8>,
@@ -76,22 +76,21 @@ pub(crate) struct MemberRow {
     pub(crate) process_id: u32,
 }
 
-pub(super) fn stored_commit(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredCommit> {
+/// Reads a row of commits over what is there, so that a million of them need no memory each.
+pub(super) fn read_commit(row: &rusqlite::Row<'_>, stored: &mut StoredCommit) -> rusqlite::Result<()> {
     let number = |index: usize| row.get::<_, i64>(index).map(|value| value as u64);
-    Ok(StoredCommit {
-        commit: Commit {
-            step: number(0)?,
-            epoch: number(1)?,
-            first_position: number(2)?,
-            positions: number(3)?,
-            generation: number(4)?,
-            gradient_hash: row.get(5)?,
-            gradient_norm: row.get(6)?,
-            losses: Vec::new(),
-        },
-        losses_hash: row.get(7)?,
-        chain: row.get(8)?,
-    })
+    let StoredCommit { commit, losses_hash, chain } = stored;
+    commit.step = number(0)?;
+    commit.epoch = number(1)?;
+    commit.first_position = number(2)?;
+    commit.positions = number(3)?;
+    commit.generation = number(4)?;
+    commit.gradient_norm = row.get(6)?;
+    for (index, bytes) in [(5, &mut commit.gradient_hash), (7, losses_hash), (8, chain)] {
+        bytes.clear();
+        bytes.extend_from_slice(row.get_ref(index)?.as_blob()?);
+    }
+    Ok(())
 }
 
 pub(super) fn loss_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<LossRow> {
@@ -108,27 +107,31 @@ pub(super) fn loss_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<LossRow> {
 
 /// Hashes the losses of a step. 16 bytes: it guards against damage, the chain guards the order.
 pub(crate) fn losses_hash(losses: &[LossRow]) -> Vec<u8> {
-    let mut hasher = blake3::Hasher::new();
+    // One piece: the hash of many small ones would take most of the time of verifying.
+    let mut bytes = Vec::with_capacity(losses.len() * 40);
     for row in losses {
-        hasher.update(&row.position.to_le_bytes());
+        bytes.extend_from_slice(&row.position.to_le_bytes());
         for number in [row.sample, row.copy, row.timestep, row.loss.to_bits()] {
-            hasher.update(&number.to_le_bytes());
+            bytes.extend_from_slice(&number.to_le_bytes());
         }
-        hasher.update(&row.weight.to_bits().to_le_bytes());
+        bytes.extend_from_slice(&row.weight.to_bits().to_le_bytes());
         let skipped = row.skipped.as_deref().unwrap_or("");
-        hasher.update(&(skipped.len() as u64).to_le_bytes()).update(skipped.as_bytes());
+        bytes.extend_from_slice(&(skipped.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(skipped.as_bytes());
     }
-    hasher.finalize().as_bytes()[..16].to_vec()
+    blake3::hash(&bytes).as_bytes()[..16].to_vec()
 }
 
 /// Hashes a commit together with the hash of the one before it (empty for the first).
 pub(crate) fn chain(previous: &[u8], commit: &Commit, losses_hash: &[u8]) -> Vec<u8> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&(previous.len() as u64).to_le_bytes()).update(previous);
+    let mut bytes = Vec::with_capacity(160);
+    bytes.extend_from_slice(&(previous.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(previous);
     for number in [commit.step, commit.epoch, commit.first_position, commit.positions, commit.generation] {
-        hasher.update(&number.to_le_bytes());
+        bytes.extend_from_slice(&number.to_le_bytes());
     }
-    hasher.update(&commit.gradient_norm.to_bits().to_le_bytes());
-    hasher.update(&commit.gradient_hash).update(losses_hash);
-    hasher.finalize().as_bytes()[..16].to_vec()
+    bytes.extend_from_slice(&commit.gradient_norm.to_bits().to_le_bytes());
+    bytes.extend_from_slice(&commit.gradient_hash);
+    bytes.extend_from_slice(losses_hash);
+    blake3::hash(&bytes).as_bytes()[..16].to_vec()
 }

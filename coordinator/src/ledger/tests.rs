@@ -33,8 +33,8 @@ fn samples<'a>(paths: &'a [&'a str]) -> impl Iterator<Item = SampleRow<'a>> {
 fn stored(ledger: &Ledger) -> Vec<StoredCommit> {
     let mut all = vec![];
     ledger
-        .for_each_commit(|commit| -> Result<(), LedgerError> {
-            all.push(commit);
+        .for_each_commit(0..u64::MAX, |commit| -> Result<(), LedgerError> {
+            all.push(commit.clone());
             Ok(())
         })
         .unwrap();

@@ -108,6 +108,10 @@ pub enum Event {
     RolledBack { next_step: u64, chain: String },
     /// A worker has done what `Action::Milestone` of this request asked for.
     Done { worker: WorkerId, milestone: Milestone, next_step: u64, request: u64, params_hash: Option<String> },
+    /// A worker could not write the checkpoint of this request. It goes on without.
+    SaveFailed { worker: WorkerId, milestone: Milestone, next_step: u64, request: u64 },
+    /// It is time for a checkpoint, after the step in hand.
+    CheckpointDue,
     /// The source of a transfer names the hash of the state that it holds ready.
     Offered { worker: WorkerId, transfer: u64, state_hash: String },
     /// The joiner of a transfer holds the state, whole, with this hash.
@@ -129,6 +133,7 @@ impl Event {
             | Self::Reduced { worker, .. }
             | Self::CollectiveFailed { worker, .. }
             | Self::Done { worker, .. }
+            | Self::SaveFailed { worker, .. }
             | Self::Offered { worker, .. }
             | Self::CaughtUp { worker, .. }
             | Self::FetchFailed { worker, .. } => Some(*worker),
@@ -136,6 +141,7 @@ impl Event {
             | Self::Left { .. }
             | Self::Committed { .. }
             | Self::RolledBack { .. }
+            | Self::CheckpointDue
             | Self::StopRequested
             | Self::Tick => None,
         }
@@ -175,8 +181,11 @@ pub enum Action {
     Offer { source: WorkerId, joiner: WorkerId, transfer: u64, next_step: u64 },
     /// Tells `joiner` to fetch that state from `source`. What it has already of a state of this hash it keeps.
     Fetch { joiner: WorkerId, source: WorkerId, transfer: u64, next_step: u64, state_hash: String },
-    /// Asks each worker for its part of a milestone; the first of them writes. Answers carry `request`.
+    /// Asks each worker for its part of a milestone; the first of them writes. Answers carry `request`; that of a checkpoint's
+    /// writer may come steps later.
     Milestone { milestone: Milestone, next_step: u64, request: u64, workers: Vec<WorkerId> },
+    /// A checkpoint was due and is left out: the one of `busy_with` steps is still being written.
+    CheckpointSkipped { next_step: u64, busy_with: u64 },
     /// All workers have done it.
     MilestoneDone { milestone: Milestone, next_step: u64 },
     /// The worker is out: drop its connection.

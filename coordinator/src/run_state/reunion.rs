@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Action, Ending, Held, LeftBehind, Phase, RunState, WorkerId};
+use super::{Action, Ending, Held, LeftBehind, Milestone, Phase, RunState, WorkerId};
 
 /// What the state of a worker is worth to the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +114,8 @@ impl RunState {
             actions.push(Action::Abort { generation, reason: reason.to_owned(), workers });
         }
         self.transfers.clear();
+        // What is being written is not heard of any more; the next step makes another.
+        self.checkpoint_wanted |= self.milestones.keys().any(|(_, milestone)| *milestone == Milestone::Checkpoint);
         self.milestones.clear();
         self.planned = self.next_step;
         (self.disagreements, self.suspects) = (0, BTreeSet::new());

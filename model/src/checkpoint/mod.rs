@@ -120,6 +120,11 @@ impl StableDiffusion {
         checkpoint.load(device)
     }
 
+    /// The JSON files of the parts.
+    pub(crate) fn configs(&self) -> &RawConfigs {
+        &self.configs
+    }
+
     /// Writes a complete diffusers folder and returns the files. Each file appears under its name only when it is
     /// complete; `model_index.json` comes last.
     ///

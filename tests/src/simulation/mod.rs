@@ -37,6 +37,10 @@ pub struct Tally {
     pub returns: u64,
     /// Workers that saved their state because no coordinator came back.
     pub saved_alone: u64,
+    /// Checkpoints left out because one was being written.
+    pub skipped_saves: u64,
+    /// Checkpoints that could not be written.
+    pub failed_saves: u64,
 }
 
 impl AddAssign for Tally {
@@ -51,6 +55,8 @@ impl AddAssign for Tally {
         self.rollbacks += other.rollbacks;
         self.returns += other.returns;
         self.saved_alone += other.saved_alone;
+        self.skipped_saves += other.skipped_saves;
+        self.failed_saves += other.failed_saves;
     }
 }
 
@@ -58,12 +64,12 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { schedules, events, commits, losses, catch_ups, expulsions, coordinator_deaths, rollbacks, .. } =
             self;
-        let Self { returns, saved_alone, .. } = self;
+        let Self { returns, saved_alone, skipped_saves, failed_saves, .. } = self;
         write!(
             f,
             "{schedules} schedules, {events} events, {commits} commits, {losses} workers lost, {catch_ups} caught up, \
              {expulsions} expelled, {coordinator_deaths} coordinators killed, {rollbacks} rollbacks, {returns} workers returned, \
-             {saved_alone} saved alone"
+             {saved_alone} saved alone, {skipped_saves} saves left out, {failed_saves} failed"
         )
     }
 }

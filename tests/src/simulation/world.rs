@@ -65,6 +65,13 @@ enum Happening {
     Knock {
         worker: WorkerId,
     },
+    /// A checkpoint that a worker wrote from a copy is on the disk.
+    Saved {
+        worker: WorkerId,
+        message: Action,
+        state: u64,
+        chain: String,
+    },
     Fault,
     StartWorker {
         machine: usize,
@@ -140,6 +147,8 @@ pub(super) struct World {
     sessions: BTreeSet<WorkerId>,
     generation: u64,
     planned_steps: BTreeSet<(u64, u64)>,
+    /// Requests for saves after which more steps follow.
+    background_saves: BTreeSet<(u64, u64)>,
     /// The commit that is being written.
     writing: Option<Entry>,
     /// Workers outlive their connection, as those of `ballast coordinator` do and those of `ballast train` do not.
@@ -185,6 +194,7 @@ impl World {
             sessions: BTreeSet::new(),
             generation: 0,
             planned_steps: BTreeSet::new(),
+            background_saves: BTreeSet::new(),
             writing: None,
             may_return,
             min_workers,
@@ -254,6 +264,7 @@ impl World {
             | Happening::Activity { worker, .. }
             | Happening::Sum { worker, .. }
             | Happening::Knock { worker }
+            | Happening::Saved { worker, .. }
             | Happening::Heartbeat { worker } => self.workers.get(worker)?.paused_until,
             _ => return None,
         };
@@ -267,6 +278,7 @@ impl World {
             Happening::Message { worker, message } => self.on_message(worker, message),
             Happening::Activity { worker, number } => self.on_activity(worker, number),
             Happening::Sum { worker, number, is_whole } => self.on_sum(worker, number, is_whole),
+            Happening::Saved { worker, message, state, chain } => self.on_saved(worker, message, (state, chain)),
             Happening::Heartbeat { worker } => {
                 if self.workers.get(&worker).is_some_and(|worker| worker.away_since.is_none()) {
                     self.say(worker, Event::Heard { worker });

@@ -36,7 +36,7 @@ pub(crate) struct SaveAlone {
 
 impl DeviceThread {
     /// Says that this worker is ready, and what for.
-    pub(super) fn say_ready(&self) {
+    pub(super) fn say_ready(&mut self) -> Result<(), WorkerError> {
         let pending = self.pending.as_ref().map(|pending| (pending.plan.step, pending.hash.clone()));
         let (pending_step, pending_hash) = pending.unwrap_or_default();
         let ready = v1::Ready {
@@ -46,17 +46,25 @@ impl DeviceThread {
             chain: self.chain.clone(),
             pending_step,
             pending_hash,
+            untrained: self
+                .trainer
+                .model()
+                .untrained_hashes(self.desk.config.model.train_text_encoder)
+                .into_iter()
+                .collect(),
+            data_fingerprint: self.fingerprint.finish()?,
         };
         let _ = self.answer(Message::Ready(ready));
+        Ok(())
     }
 
     /// Takes a new connection. A vote that waits for its commit is kept: the ledger may have it.
-    pub(super) fn attach(&mut self, attach: Attach) {
+    pub(super) fn attach(&mut self, attach: Attach) -> Result<(), WorkerError> {
         let pending = self.pending.take();
         self.end_generation();
         self.pending = pending;
         (self.desk.answers, self.desk.config) = (attach.answers, attach.config);
-        self.say_ready();
+        self.say_ready()
     }
 
     /// Saves the state as a checkpoint that a coordinator finds. Several workers may be about to: one does it.
@@ -69,6 +77,7 @@ impl DeviceThread {
             return Ok(());
         }
         let folder = save.run_folder.join("checkpoints");
+        self.background.finish();
         let _turn = take_turn(&folder)?;
         let path = folder.join(checkpoint::folder_name(next_step));
         match checkpoint::read_state(&path) {

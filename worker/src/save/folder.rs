@@ -1,7 +1,7 @@
 //! Files and folders that appear under their name complete or not at all.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,9 @@ pub(crate) fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<(),
     let (partial, old) = (partial_name(path, "new"), partial_name(path, "old"));
     fs::create_dir_all(parent(path)).map_err(failed(parent(path)))?;
     remove_leftovers(parent(path)).map_err(failed(parent(path)))?;
-    let written = fs::create_dir(&partial).map_err(failed(path)).and_then(|()| fill(&partial)).and_then(|()| {
+    let created = fs::create_dir(&partial).map_err(failed(path));
+    let _writing = hold(&partial);
+    let written = created.and_then(|()| fill(&partial)).and_then(|()| {
         sync_tree(&partial)?;
         let swap = || {
             // Two renames: the system has no one call, available everywhere, that swaps folders.
@@ -86,13 +88,23 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
+/// Shows other writers that this folder is being written, for as long as the result lives. Where folders cannot be locked,
+/// nothing shows it.
+fn hold(folder: &Path) -> Option<File> {
+    File::open(folder).ok().filter(|file| file.try_lock().is_ok())
+}
+
+fn is_held(folder: &Path) -> bool {
+    File::open(folder).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 /// Deletes what a writer left behind that was killed.
 fn remove_leftovers(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
         let is_leftover = name.to_str().is_some_and(|name| name.starts_with('.') && name.contains(PARTIAL));
-        if is_leftover && entry.file_type()?.is_dir() {
+        if is_leftover && entry.file_type()?.is_dir() && !is_held(&entry.path()) {
             tracing::warn!(path = %entry.path().display(), "deleting what an interrupted save left behind");
             fs::remove_dir_all(entry.path())?;
         }
@@ -134,6 +146,19 @@ mod tests {
             assert_eq!(fs::read_to_string(path.join("model/file")).unwrap(), text);
             assert_eq!(names(root.path()), ["step-000001"]);
         }
+    }
+
+    #[test]
+    fn what_another_writer_is_writing_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let other = root.path().join(".step-000007.partial-new-99");
+        fs::create_dir(&other).unwrap();
+        let writing = hold(&other);
+        replace_folder(&root.path().join("step-000001"), |_| Ok(())).unwrap();
+        assert!(other.exists());
+        drop(writing);
+        replace_folder(&root.path().join("step-000001"), |_| Ok(())).unwrap();
+        assert_eq!(names(root.path()), ["step-000001"]);
     }
 
     #[test]

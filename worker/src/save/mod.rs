@@ -3,6 +3,7 @@
 //! Everything is written under a name that begins with a dot, synced, and renamed (law 8). So a folder with its final name is
 //! complete, whenever the power fails.
 
+mod background;
 mod folder;
 mod optimizer_file;
 
@@ -15,6 +16,7 @@ use ballast_model::adamw::AdamW;
 use ballast_model::{FlatLayout, SavePrecision, StableDiffusion};
 use thiserror::Error;
 
+pub(crate) use background::{Background, Choice, OwnedSnapshot, Written, settled};
 pub(crate) use folder::{replace_folder, write_file};
 pub(crate) use optimizer_file::{OPTIMIZER_FILE, read_optimizer};
 
@@ -45,6 +47,9 @@ pub enum SaveError {
     /// What was written cannot be read back for its hash.
     #[error("cannot read back what was just written")]
     ReadBack(#[source] ballast_common::checkpoint::CheckpointError),
+    /// A bug.
+    #[error("the thread that writes the checkpoint panicked")]
+    Panicked,
 }
 
 impl SaveError {
@@ -58,7 +63,7 @@ impl SaveError {
                 CheckpointError::Overflow { .. } => return Some("set precision.save to \"fp32\"".to_owned()),
                 _ => return None,
             },
-            Self::ReadBack(_) => return None,
+            Self::ReadBack(_) | Self::Panicked => return None,
         };
         let hint = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space; the run can be resumed",

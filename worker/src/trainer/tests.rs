@@ -1,3 +1,5 @@
+mod background;
+
 use std::path::PathBuf;
 
 use ballast_common::dataset::DataRoots;

@@ -5,6 +5,7 @@ use serde_json::Value;
 /// Keys that are translated.
 pub(super) const TRANSLATED: &[&str] = &[
     "batch_size",
+    "ckpt_every_n_minutes",
     "clip_grad_norm",
     "cond_dropout",
     "data_root",
@@ -28,6 +29,7 @@ pub(super) const TRANSLATED: &[&str] = &[
     "resume_ckpt",
     "sample_prompts",
     "sample_steps",
+    "save_ckpts_from_n_epochs",
     "save_every_n_epochs",
     "save_full_precision",
     "seed",
@@ -43,8 +45,6 @@ pub(super) const LEFT_OUT: &[(&[&str], &str)] = &[
     (&["amp", "disable_amp"], "computing is in 32 bits"),
     (&["attn_type", "lowvram"], "there is one kind of attention, which needs little memory"),
     (&["clip_skip"], "the text encoder's last layer is used"),
-    (&["ckpt_every_n_minutes"], "checkpoints go by steps or epochs: see checkpoint.every_steps"),
-    (&["save_ckpts_from_n_epochs"], "checkpoints are saved from the start"),
     (&["save_ckpt_dir", "no_save_ckpt", "no_prepend_last"], "all of a run lies in its folder, under fixed names"),
     (
         &["ema_decay_rate", "ema_strength_target", "ema_update_interval", "ema_device"],

@@ -6,6 +6,7 @@
 mod beside;
 mod json;
 mod keys;
+mod saves;
 
 use std::path::{Path, PathBuf};
 
@@ -78,6 +79,7 @@ impl Translation<'_> {
         self.optimizer_file();
         self.learning_rate();
         self.samples();
+        self.saves();
         self.differences();
         self.left_out();
         if !self.defaults.is_empty() {

@@ -158,6 +158,7 @@ train.json: clip_grad_norm: UNet and text encoder are clipped together, not each
 train.json: optimizer_config: adamw8bit is AdamW with its state in 32 bits here
 train.json: optimizer_config: no equal of base.d0, base.decouple, text_encoder_freezing.unfreeze_last_n_layers
 train.json: lr_decay_steps: here the rate always falls to its end over the whole run (EveryDream2's default is 1.5 times that)
+train.json: checkpoints: the newest ones are kept, EveryDream2 keeps all: see checkpoint.keep_last
 train.json: grad_accum: EveryDream2 adds up the gradients of its 4 batches, here the step's mean is taken, so the gradient is \
 1/4 of that: AdamW hardly notices, clip_grad_norm does; and lr_warmup_steps and sample_steps, which count batches there, are \
 divided by 4
@@ -168,7 +169,7 @@ train.json: ema_decay_rate, ema_device: no equal; no average of the weights is k
 train.json: train_sampler: no equal; training adds noise as DDPM does
 train.json: gpuid: no equal; all GPUs are used; CUDA_VISIBLE_DEVICES keeps to some
 train.json: log_step, config: no equal; there is nothing to choose
-train.json: without effect, and off: disable_amp, clip_skip, ckpt_every_n_minutes, save_ckpt_dir, embedding_perturbation, \
+train.json: without effect, and off: disable_amp, clip_skip, save_ckpt_dir, embedding_perturbation, \
 pyramid_noise_discount, rated_dataset, wandb, save_optimizer";
     assert_eq!(notes, expected);
 }
@@ -181,6 +182,24 @@ fn what_is_not_said_is_as_everydream2_has_it() {
     assert_eq!((config.precision.save, config.sample.every_steps, config.run.seed), (SavePrecision::Fp16, 250, 555));
     assert!(notes.contains("not set, so as EveryDream2 has it: batch_size 2, grad_accum 1, max_epochs 300"), "{notes}");
     assert!(notes.contains("loss_type: the loss is mse (\"mse_huber\" is not there)"), "{notes}");
+}
+
+#[test]
+fn checkpoints_come_when_everydream2_saves() {
+    let saves = |text: &str| {
+        let (config, notes) = Desk::new(text).load().unwrap();
+        let CheckpointConfig { every_minutes, every_epochs, from_epochs, .. } = config.checkpoint;
+        ((every_minutes, every_epochs, from_epochs), notes)
+    };
+    let (neither, notes) = saves("{\"ckpt_every_n_minutes\": null}");
+    assert_eq!(neither, (20.0, 0, 0));
+    assert!(notes.contains("as EveryDream2 has it: ") && notes.contains("ckpt_every_n_minutes 20"), "{notes}");
+    let (epochs, notes) = saves("{\"save_every_n_epochs\": 5, \"save_ckpts_from_n_epochs\": 10}");
+    assert_eq!(epochs, (0.0, 5, 10));
+    assert!(notes.contains("EveryDream2 keeps all: see checkpoint.keep_last"), "{notes}");
+    assert_eq!(saves("{\"ckpt_every_n_minutes\": 45, \"save_every_n_epochs\": 2}").0, (45.0, 2, 0));
+    let complaint = Desk::new("{\n\"ckpt_every_n_minutes\": \"often\"}").complaint();
+    assert!(complaint.contains("train.json:2 \"ckpt_every_n_minutes\": `checkpoint.every_minutes` is"), "{complaint}");
 }
 
 #[test]

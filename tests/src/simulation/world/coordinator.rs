@@ -124,6 +124,9 @@ impl World {
         }
         if event == Event::Tick {
             self.plan(TICK, Happening::Event { life, worker: None, event: Event::Tick });
+            if self.rng.one_in(30) {
+                self.decide(Event::CheckpointDue)?;
+            }
         }
         self.decide(event)
     }
@@ -210,7 +213,17 @@ impl World {
                 self.check(*generation == entry.generation, "a step is applied in a stale generation")?;
                 self.send_all(workers, &action);
             }
-            Action::Abort { workers, .. } | Action::Milestone { workers, .. } => self.send_all(workers, &action),
+            Action::Abort { workers, .. } => self.send_all(workers, &action),
+            Action::Milestone { workers, request, .. } => {
+                if self.core.as_ref().is_some_and(|core| !core.is_closing()) {
+                    self.background_saves.insert((self.life, *request));
+                }
+                self.send_all(workers, &action);
+            }
+            Action::CheckpointSkipped { next_step, busy_with } => {
+                self.check(busy_with != next_step, "a checkpoint is left out for its own sake")?;
+                self.tally.skipped_saves += 1;
+            }
             Action::Offer { source, .. } => self.send(*source, &action),
             Action::Fetch { joiner, .. } => self.send(*joiner, &action),
             Action::MilestoneDone { milestone: Milestone::Checkpoint, next_step } => {

@@ -164,6 +164,9 @@ impl World {
                 if worker.next_step != Some(next_step) {
                     return Err(format!("worker {id} is to save {next_step} steps, it has {:?}", worker.next_step));
                 }
+                if matches!(message, Action::Milestone { milestone: Milestone::Checkpoint, .. }) {
+                    return self.save(id, message);
+                }
                 self.begin(id, Activity::Milestone(message), 300);
             }
             other => return Err(format!("worker {id} is sent {other:?}")),
@@ -184,9 +187,7 @@ impl World {
             Activity::Milestone(Action::Milestone { milestone, next_step, request, workers }) => {
                 if workers[0] == id {
                     match milestone {
-                        Milestone::Checkpoint => {
-                            self.disk.files.insert(next_step, (worker.state, worker.chain.clone()));
-                        }
+                        Milestone::Checkpoint => return Err("a checkpoint is written from a copy".to_owned()),
                         Milestone::Final => self.disk.final_state = Some(worker.state),
                         Milestone::Samples => {}
                     }
@@ -200,6 +201,39 @@ impl World {
             other => return Err(format!("{other:?} ends of itself")),
         }
         self.pump(id)
+    }
+
+    /// Who writes a checkpoint takes a copy and goes on; the others answer at once.
+    fn save(&mut self, id: WorkerId, message: Action) -> Result<(), String> {
+        let Action::Milestone { next_step, request, workers, milestone } = &message else { unreachable!("it is one") };
+        let (state, chain) = (self.workers[&id].state, self.workers[&id].chain.clone());
+        if workers[0] == id {
+            let delay = self.rng.within(1..4_000);
+            self.plan(delay, Happening::Saved { worker: id, message, state, chain });
+        } else {
+            let (next_step, request, milestone) = (*next_step, *request, *milestone);
+            let params_hash = Some(truth::hash(state));
+            self.say(id, Event::Done { worker: id, milestone, next_step, request, params_hash });
+        }
+        Ok(())
+    }
+
+    /// The copy is on the disk, unless the disk was full.
+    pub(super) fn on_saved(&mut self, id: WorkerId, message: Action, held: (u64, String)) -> Result<(), String> {
+        let Action::Milestone { next_step, request, milestone, .. } = message else { unreachable!("it is one") };
+        if !self.workers.contains_key(&id) {
+            return Ok(()); // half a checkpoint, which nobody sees
+        }
+        let may_fail = self.background_saves.contains(&(self.life, request));
+        if may_fail && self.rng.one_in(5) {
+            self.tally.failed_saves += 1;
+            self.say(id, Event::SaveFailed { worker: id, milestone, next_step, request });
+            return Ok(());
+        }
+        let params_hash = Some(truth::hash(held.0));
+        self.disk.files.insert(next_step, held);
+        self.say(id, Event::Done { worker: id, milestone, next_step, request, params_hash });
+        Ok(())
     }
 
     fn fetched(&mut self, id: WorkerId, source: WorkerId, transfer: u64, next_step: u64, state_hash: String) {
