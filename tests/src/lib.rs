@@ -1,6 +1,7 @@
-//! What the tests that cross crates share: where the repository is and which files it holds, and the simulation.
+//! What the tests that cross crates share: where the repository is and which files it holds, the simulation, and the soak.
 
 pub mod simulation;
+pub mod soak;
 
 use std::fs;
 use std::path::{Path, PathBuf};
