@@ -35,6 +35,8 @@ const AFTER_CLOSED: Duration = Duration::from_secs(3);
 const AFTER_LEASE: Duration = Duration::from_secs(1);
 /// A glance that comes so late means that the machine stood still.
 const STOOD_STILL: Duration = Duration::from_millis(300);
+/// How long after its workers a coordinator may end that explains their end.
+const EXPLAINED: Duration = Duration::from_secs(3);
 /// Committed steps before the first additional worker is started, to measure a step first.
 const STEPS_MEASURED: u64 = 6;
 
@@ -86,6 +88,8 @@ pub(super) struct Disturbed<'a> {
     due: Vec<(Instant, Planned)>,
     /// Faults that wait for a checkpoint or a catch-up.
     waiting: Vec<Planned>,
+    /// Workers that ended by themselves: when, under which coordinator, and how.
+    suspicions: Vec<(Instant, u32, String)>,
     faults: u64,
     done: u64,
     tally: Tally,
@@ -122,6 +126,7 @@ impl<'a> Disturbed<'a> {
             planned: faults::plan(options.seed, options.faults, options.coordinator_faults).into(),
             due: Vec::new(),
             waiting: Vec::new(),
+            suspicions: Vec::new(),
             faults: options.faults,
             done: 0,
             tally: Tally::default(),
@@ -280,14 +285,23 @@ impl<'a> Disturbed<'a> {
         }
         for (index, what, may) in self.cluster.reap_workers() {
             self.journal.note(&what);
-            // The coordinator's end may be seen only after that of its workers.
-            if !may && self.cluster.coordinator.as_mut().is_some_and(|process| process.exit().is_none()) {
-                bail!("{what}, although nothing had been done to it");
+            if !may {
+                self.suspicions.push((Instant::now(), self.cluster.coordinators, what));
             }
             self.disturb(Cause::Closed);
             self.cluster.workers[index].start_at = Some(Instant::now());
         }
         Ok(false)
+    }
+
+    /// A worker ends without a reason of its own only when its coordinator ends, which may be seen later.
+    fn judge_ends(&mut self) -> anyhow::Result<()> {
+        let (coordinators, is_there) = (self.cluster.coordinators, self.cluster.coordinator.is_some());
+        self.suspicions.retain(|(_, at_the_time, _)| is_there && *at_the_time == coordinators);
+        match self.suspicions.iter().find(|(at, ..)| at.elapsed() > EXPLAINED) {
+            Some((_, _, what)) => bail!("{what}, although nothing had been done to it"),
+            None => Ok(()),
+        }
     }
 
     /// Starts and continues what is due.
@@ -508,6 +522,7 @@ impl<'a> Disturbed<'a> {
 
     /// Checks that the run goes on.
     fn judge(&mut self) -> anyhow::Result<()> {
+        self.judge_ends()?;
         let now = self.journal.now();
         let Some(liveness) = &mut self.liveness else {
             if self.commit_at.elapsed() > START {

@@ -2,7 +2,8 @@
 //!
 //! A stall is the time from a commit to the next one. Time in which nobody could commit (no coordinator, or no worker that
 //! runs) does not count. What was done to the run gives it time: so much after a closed connection, so much after silence,
-//! so much after a new start; where several things happened, the latest of the deadlines holds.
+//! so much after a new start. Where several things happened, the latest of the deadlines holds, and the stall counts as one
+//! of the strongest.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -98,9 +99,11 @@ impl Liveness {
     }
 
     fn stall(&self, now: Duration) -> Stall {
-        let base = (Cause::Closed, self.since + self.limits.closed);
-        let latest = |a: (Cause, Duration), b: (Cause, Duration)| if b.1 > a.1 { b } else { a };
-        let (cause, deadline) = self.causes.iter().copied().fold(base, latest);
+        let in_force = self.causes.iter().filter(|(_, deadline)| *deadline > self.since);
+        let strongest = in_force.clone().map(|(cause, _)| *cause).max();
+        let latest = in_force.map(|(_, deadline)| *deadline).max().unwrap_or_default();
+        let deadline = latest.max(self.since + self.limits.closed);
+        let cause = strongest.unwrap_or(Cause::Closed);
         Stall { cause, length: now.saturating_sub(self.since), allowed: deadline.saturating_sub(self.since) }
     }
 }
