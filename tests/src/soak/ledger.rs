@@ -85,3 +85,53 @@ fn rows(run: &Path, query: &str) -> anyhow::Result<Vec<String>> {
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run folder with two steps, altered by a statement.
+    fn run(alteration: &str, model: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("final.safetensors"), model).unwrap();
+        let ledger = Connection::open(folder.path().join("ledger.sqlite")).unwrap();
+        let tables = "CREATE TABLE epochs (epoch, schedule_hash, first_step);
+            CREATE TABLE commits (step, epoch, first_position, positions, gradient_hash);
+            CREATE TABLE losses (step, position, sample, copy, timestep, loss, weight);
+            INSERT INTO epochs VALUES (0, 'hash', 0);
+            INSERT INTO commits VALUES (0, 0, 0, 1, x'aa'), (1, 0, 1, 1, x'bb');
+            INSERT INTO losses VALUES (0, 0, 3, 0, 10, 0.5, 1.0), (1, 1, 4, 0, 20, 0.25, 1.0);";
+        ledger.execute_batch(tables).unwrap();
+        ledger.execute_batch(alteration).unwrap();
+        folder
+    }
+
+    #[test]
+    fn whatever_differs_is_found() {
+        let reference = run("", "model");
+        compare(run("", "model").path(), reference.path()).unwrap();
+        for (alteration, what) in [
+            ("UPDATE commits SET gradient_hash = x'bc' WHERE step = 1", "gradients"),
+            ("UPDATE losses SET loss = 0.2500001 WHERE step = 1", "losses"),
+            ("DELETE FROM losses WHERE step = 1", "rows of losses"),
+            ("UPDATE epochs SET schedule_hash = 'other'", "schedule"),
+        ] {
+            let error = compare(run(alteration, "model").path(), reference.path()).unwrap_err();
+            assert!(error.to_string().contains(what), "{alteration}: {error}");
+        }
+        let error = compare(run("", "modem").path(), reference.path()).unwrap_err();
+        assert!(error.to_string().contains("final.safetensors"), "{error}");
+    }
+
+    #[test]
+    fn a_ledger_that_is_not_there_yet_says_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut reader = LedgerReader::new(folder.path());
+        assert_eq!(reader.next_step(), None);
+        Connection::open(folder.path().join("ledger.sqlite"))
+            .unwrap()
+            .execute_batch("CREATE TABLE commits (step)")
+            .unwrap();
+        assert_eq!(reader.next_step(), Some(0));
+    }
+}

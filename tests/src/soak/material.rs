@@ -91,9 +91,11 @@ pub(super) fn find_program(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     let beside = own.parent().unwrap_or(Path::new(".")).join("ballast");
     // So that what is tested is what the sources say.
     if let Some(cargo) = std::env::var_os("CARGO") {
-        let is_release = beside.parent().is_some_and(|folder| folder.ends_with("release"));
+        let profile = own.parent().unwrap_or(Path::new("."));
         let mut build = Command::new(cargo);
-        build.args(["build", "--locked"]).args(is_release.then_some("--release")).current_dir(crate::repository());
+        build.args(["build", "--locked"]).args(profile.ends_with("release").then_some("--release"));
+        build.args(profile.parent().map(|target| format!("--target-dir={}", target.display())));
+        build.current_dir(crate::repository());
         let status = build.status().context("cannot start cargo")?;
         ensure!(status.success(), "cargo cannot build ballast");
     }
