@@ -1,5 +1,6 @@
 # What the tests of the deployments share: a scratch folder, processes that end with the script, a tiny run to train.
-# Sourced by bash scripts. Nothing is started that does not listen on loopback, nothing is ended but by its process id.
+# Sourced by bash scripts. Nothing is started that does not listen on loopback or in a network of its own, nothing is
+# ended but by its process id.
 # shellcheck shell=bash
 
 set -euo pipefail

@@ -1,8 +1,9 @@
-//! What the tests that cross crates share: where the repository is and which files it holds, the simulation, and the check
-//! of a model of full size.
+//! What the tests that cross crates share: where the repository is and which files it holds, the simulation, the soak, and
+//! the check of a model of full size.
 
 pub mod full_size;
 pub mod simulation;
+pub mod soak;
 
 use std::fs;
 use std::path::{Path, PathBuf};

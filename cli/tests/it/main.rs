@@ -18,3 +18,4 @@ mod same_bits;
 mod samples;
 mod traces;
 mod usage;
+mod world_sizes;

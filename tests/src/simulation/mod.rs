@@ -4,7 +4,7 @@
 //! which it does it; `world` carries messages between them and breaks things; `truth` is what the run must come to, step by
 //! step. After each event the world is compared with the truth. A schedule that went wrong is found again by its seed.
 
-mod rng;
+pub(crate) mod rng;
 mod truth;
 mod worker;
 mod world;
