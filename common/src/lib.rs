@@ -10,5 +10,7 @@ mod error;
 pub mod rng;
 pub mod schedule;
 pub mod telemetry;
+mod words;
 
 pub use error::{UsageError, error_chain};
+pub use words::grouped;
