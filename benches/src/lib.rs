@@ -1,2 +1,23 @@
-//! The benchmarks' package: `src/bin/schedule-scale.rs` measures the schedule of very many images. The training step's is
-//! `model/examples/step_time.rs`.
+//! The benchmarks' package: `src/bin` has one program per subject, each with `--help`; `results` has what they measured, on
+//! what, and when. The training step's is `model/examples/step_time.rs`.
+
+/// Returns the processor time that this process has taken, of all threads, in seconds; 0 where the system does not say.
+pub fn cpu_seconds() -> f64 {
+    cpu_seconds_of(std::process::id())
+}
+
+/// Returns the processor time that a process has taken, of all threads, in seconds; 0 where the system does not say.
+pub fn cpu_seconds_of(process_id: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process_id}/stat")).unwrap_or_default();
+    let behind_name = stat.rsplit(')').next().unwrap_or("");
+    let ticks: u64 =
+        behind_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    ticks as f64 / 100.0 // Linux counts hundredths of seconds
+}
+
+/// Returns the most memory that this process has had, in bytes; 0 where the system does not say.
+pub fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024
+}

@@ -7,6 +7,7 @@ mod assignment;
 mod driver;
 mod error;
 mod events;
+mod fill;
 mod ledger;
 mod lr_schedule;
 mod membership;
