@@ -1,9 +1,8 @@
 //! A worker: joins a coordinator, loads pictures, trains the model on its device, and adds up gradients with its peers.
 //!
 //! Start at [`run`]. `session.rs` talks to the coordinator, `device_thread.rs` owns the model and does what it is told in
-//! order, `trainer.rs` is the arithmetic of a step, `collective/` the sum over workers, `save/` what is left on disk.
+//! order, `trainer.rs` is the arithmetic of a step, `save/` what is left on disk.
 
-mod collective;
 mod connect;
 mod device_thread;
 mod draws;
@@ -21,6 +20,8 @@ mod session;
 mod trainer;
 
 use std::net::SocketAddr;
+
+use ballast_collective as collective;
 
 pub use connect::StreamError;
 pub use error::WorkerError;

@@ -8,37 +8,36 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::frame::{self, BLOCK_ELEMENTS, Header, Kind, run_hash};
-use super::mesh::set_options;
-use super::tcp::ROOT;
-use super::{CollectiveError, LinkError};
+use crate::frame::{self, BLOCK_ELEMENTS, Header, Kind, ROOT, run_hash};
+use crate::mesh::set_options;
+use crate::{CollectiveError, LinkError};
 
 /// What a joiner asks for.
 #[derive(Debug, Clone)]
-pub(crate) struct StateRequest {
+pub struct StateRequest {
     /// Name of the run.
-    pub(crate) run_id: String,
+    pub run_id: String,
     /// Number of the transfer, from the coordinator.
-    pub(crate) transfer: u64,
+    pub transfer: u64,
     /// Steps that the state has made.
-    pub(crate) next_step: u64,
+    pub next_step: u64,
     /// Elements of the state that are wanted: those before are there already.
-    pub(crate) elements: std::ops::Range<usize>,
+    pub elements: std::ops::Range<usize>,
     /// Where the member's endpoint listens.
-    pub(crate) address: String,
+    pub address: String,
     /// How long each wait may take.
-    pub(crate) limit: Duration,
+    pub limit: Duration,
 }
 
 /// A joiner that has called.
 #[derive(Debug)]
-pub(crate) struct StateCall {
+pub struct StateCall {
     request: Header,
     stream: TcpStream,
 }
 
 impl StateCall {
-    pub(super) fn new(request: Header, stream: TcpStream) -> Self {
+    pub(crate) fn new(request: Header, stream: TcpStream) -> Self {
         Self { request, stream }
     }
 
@@ -47,7 +46,7 @@ impl StateCall {
     ///
     /// # Errors
     /// When the connection breaks.
-    pub(crate) async fn serve<Block: Future<Output = Option<Vec<f32>>>>(
+    pub async fn serve<Block: Future<Output = Option<Vec<f32>>>>(
         mut self,
         run_id: &str,
         limit: Duration,
@@ -63,7 +62,7 @@ impl StateCall {
             && !block.is_empty()
         {
             let header = header(Kind::State, run, transfer, step, offset, block.len());
-            frame::write(&mut self.stream, &frame::encode(header, &block), limit).await?;
+            frame::write(&mut self.stream, header, &block, limit).await?;
             offset += block.len();
         }
         Ok(())
@@ -74,7 +73,7 @@ impl StateCall {
 ///
 /// # Errors
 /// When the peer cannot be reached or the connection breaks. What was written by then is good.
-pub(crate) async fn fetch_state(
+pub async fn fetch_state(
     request: &StateRequest,
     mut write: impl FnMut(usize, Vec<f32>),
 ) -> Result<(), CollectiveError> {
@@ -87,7 +86,7 @@ pub(crate) async fn fetch_state(
     let mut stream = connected.map_err(|error| unreachable(LinkError::Io(error)))?;
     set_options(&stream, limit).map_err(unreachable)?;
     let call = header(Kind::Fetch, run, *transfer, *next_step, elements.start, 0);
-    frame::write(&mut stream, &frame::encode(call, &[]), limit).await.map_err(unreachable)?;
+    frame::write(&mut stream, call, &[], limit).await.map_err(unreachable)?;
     for start in elements.clone().step_by(BLOCK_ELEMENTS) {
         let length = BLOCK_ELEMENTS.min(elements.end - start);
         let expected = header(Kind::State, run, *transfer, *next_step, start, length);
@@ -112,8 +111,8 @@ fn header(kind: Kind, run: u64, transfer: u64, step: u64, offset: usize, element
 
 #[cfg(test)]
 mod tests {
-    use super::super::Endpoint;
     use super::*;
+    use crate::Endpoint;
 
     const LIMIT: Duration = Duration::from_secs(20);
 

@@ -8,18 +8,22 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::error::LinkError;
-use super::tree::Node;
+use crate::error::LinkError;
+use crate::tree::Node;
+use crate::wire::{self, Deadline, Wire};
 
 /// Elements of one frame: 256 KiB, large enough that system calls cost little, small enough to fill every link early.
-pub(super) const BLOCK_ELEMENTS: usize = 1 << 16;
+pub(crate) const BLOCK_ELEMENTS: usize = 1 << 16;
 
 const MAGIC: [u8; 4] = *b"blst";
 const VERSION: u8 = 1;
-const HEADER_BYTES: usize = 64;
+pub(crate) const HEADER_BYTES: usize = 64;
+
+/// Stands for the whole tree in frames that are not about a subtree.
+pub(crate) const ROOT: Node = Node { level: u32::MAX, index: 0 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// First frame of a connection, both ways.
     Hello = 1,
     /// The sender has computed its slots of the step and reads what it is sent.
@@ -36,24 +40,24 @@ pub(super) enum Kind {
 
 /// Everything that identifies a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) kind: Kind,
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
     /// The run, see [`run_hash`].
-    pub(super) run: u64,
-    pub(super) generation: u64,
-    pub(super) world_size: u32,
+    pub(crate) run: u64,
+    pub(crate) generation: u64,
+    pub(crate) world_size: u32,
     /// Rank of the sender.
-    pub(super) rank: u32,
-    pub(super) step: u64,
+    pub(crate) rank: u32,
+    pub(crate) step: u64,
     /// Subtree of a `Partial`; the root otherwise.
-    pub(super) node: Node,
+    pub(crate) node: Node,
     /// Place of the first element within the whole gradient.
-    pub(super) offset: u64,
-    pub(super) payload_bytes: u32,
+    pub(crate) offset: u64,
+    pub(crate) payload_bytes: u32,
 }
 
 /// Shortens a run's name to what a header carries.
-pub(super) fn run_hash(run_id: &str) -> u64 {
+pub(crate) fn run_hash(run_id: &str) -> u64 {
     let hash = blake3::hash(run_id.as_bytes());
     u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes"))
 }
@@ -76,7 +80,7 @@ impl Header {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8; HEADER_BYTES - 4]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8; HEADER_BYTES - 4]) -> Option<Self> {
         let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let kind = [Kind::Hello, Kind::Ready, Kind::Partial, Kind::Total, Kind::Fetch, Kind::State]
@@ -97,31 +101,72 @@ impl Header {
     }
 }
 
-/// Builds the bytes of a frame: header, CRC-32 of header and payload, payload.
-pub(super) fn encode(header: Header, payload: &[f32]) -> Vec<u8> {
+/// Describes a payload: the bytes that travel before it, with the CRC-32 of header and payload.
+pub(crate) fn seal(header: Header, payload: &[f32]) -> [u8; HEADER_BYTES] {
     assert_eq!(header.payload_bytes as usize, payload.len() * 4, "the header describes its payload");
     let header = header.to_bytes();
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len() * 4);
-    bytes.extend_from_slice(&header);
-    bytes.extend_from_slice(&[0; 4]);
-    bytes.extend(payload.iter().flat_map(|value| value.to_le_bytes()));
-    let crc = checksum(&header, &bytes[HEADER_BYTES..]);
-    bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    let mut bytes = [0; HEADER_BYTES];
+    bytes[..HEADER_BYTES - 4].copy_from_slice(&header);
+    bytes[HEADER_BYTES - 4..].copy_from_slice(&checksum(&header, bytes_of(payload)).to_le_bytes());
     bytes
 }
 
-/// Writes an encoded frame within the time limit.
-pub(super) async fn write(
-    writer: &mut (impl AsyncWrite + Unpin),
-    frame: &[u8],
+/// The payload's bytes, as they travel: little-endian.
+pub(crate) fn bytes_of(payload: &[f32]) -> &[u8] {
+    const { assert!(cfg!(target_endian = "little"), "gradients travel as they lie in memory") };
+    bytemuck::cast_slice(payload)
+}
+
+/// Sends a sealed frame within the limit.
+pub(crate) fn send(
+    wire: &dyn Wire,
+    sealed: &[u8; HEADER_BYTES],
+    payload: &[f32],
     limit: Duration,
 ) -> Result<(), LinkError> {
-    let write = async { writer.write_all(frame).await };
+    wire::write_all(wire, sealed, bytes_of(payload), Deadline::after(limit))
+}
+
+/// Receives the frame that must come next, its payload to where it belongs. What lies there after an error is worth
+/// nothing.
+pub(crate) fn receive(
+    wire: &dyn Wire,
+    expected: Header,
+    payload: &mut [f32],
+    limit: Duration,
+) -> Result<(), LinkError> {
+    assert_eq!(expected.payload_bytes as usize, payload.len() * 4, "the header describes its payload");
+    let deadline = Deadline::after(limit);
+    let mut bytes = [0; HEADER_BYTES];
+    wire::read_exact(wire, &mut bytes, deadline)?;
+    let (header, crc) = open_header(&bytes)?;
+    if header != expected {
+        return Err(LinkError::Unexpected { got: format!("{header:?}"), expected: format!("{expected:?}") });
+    }
+    wire::read_exact(wire, bytemuck::cast_slice_mut(payload), deadline)?;
+    if checksum(&header.to_bytes(), bytes_of(payload)) != crc {
+        return Err(LinkError::Checksum);
+    }
+    Ok(())
+}
+
+/// Writes a frame within the limit.
+pub(crate) async fn write(
+    writer: &mut (impl AsyncWrite + Unpin),
+    header: Header,
+    payload: &[f32],
+    limit: Duration,
+) -> Result<(), LinkError> {
+    let sealed = seal(header, payload);
+    let write = async {
+        writer.write_all(&sealed).await?;
+        writer.write_all(bytes_of(payload)).await
+    };
     tokio::time::timeout(limit, write).await.map_err(|_| LinkError::Silent { limit })?.map_err(LinkError::from)
 }
 
 /// Reads the frame that must come next and returns its payload.
-pub(super) async fn read(
+pub(crate) async fn read(
     reader: &mut (impl AsyncRead + Unpin),
     expected: Header,
     limit: Duration,
@@ -131,19 +176,18 @@ pub(super) async fn read(
         if header != expected {
             return Err(LinkError::Unexpected { got: format!("{header:?}"), expected: format!("{expected:?}") });
         }
-        let mut payload = vec![0; header.payload_bytes as usize];
-        reader.read_exact(&mut payload).await?;
-        if checksum(&header.to_bytes(), &payload) != crc {
+        let mut payload = vec![0.0; header.payload_bytes as usize / 4];
+        reader.read_exact(bytemuck::cast_slice_mut(&mut payload)).await?;
+        if checksum(&header.to_bytes(), bytes_of(&payload)) != crc {
             return Err(LinkError::Checksum);
         }
         Ok(payload)
     };
-    let payload = tokio::time::timeout(limit, read).await.map_err(|_| LinkError::Silent { limit })??;
-    Ok(payload.chunks_exact(4).map(|value| f32::from_le_bytes(value.try_into().expect("four bytes"))).collect())
+    tokio::time::timeout(limit, read).await.map_err(|_| LinkError::Silent { limit })?
 }
 
 /// Reads the first frame of a connection whose sender is not known yet.
-pub(super) async fn read_hello(reader: &mut (impl AsyncRead + Unpin), limit: Duration) -> Result<Header, LinkError> {
+pub(crate) async fn read_hello(reader: &mut (impl AsyncRead + Unpin), limit: Duration) -> Result<Header, LinkError> {
     let (header, crc) =
         tokio::time::timeout(limit, read_header(reader)).await.map_err(|_| LinkError::Silent { limit })??;
     if !matches!(header.kind, Kind::Hello | Kind::Fetch) || header.payload_bytes != 0 {
@@ -158,6 +202,11 @@ pub(super) async fn read_hello(reader: &mut (impl AsyncRead + Unpin), limit: Dur
 async fn read_header(reader: &mut (impl AsyncRead + Unpin)) -> Result<(Header, u32), LinkError> {
     let mut bytes = [0; HEADER_BYTES];
     reader.read_exact(&mut bytes).await?;
+    open_header(&bytes)
+}
+
+/// Takes a header apart: itself, and the checksum.
+fn open_header(bytes: &[u8; HEADER_BYTES]) -> Result<(Header, u32), LinkError> {
     let (header, crc) = bytes.split_at(HEADER_BYTES - 4);
     let header = Header::from_bytes(header.try_into().expect("the header without its checksum")).ok_or_else(|| {
         LinkError::Unexpected { got: "other bytes".to_owned(), expected: "a frame of this protocol".to_owned() }
@@ -190,6 +239,10 @@ mod tests {
             offset: 1 << 40,
             payload_bytes: payload as u32 * 4,
         }
+    }
+
+    fn encode(header: Header, payload: &[f32]) -> Vec<u8> {
+        [&seal(header, payload), bytes_of(payload)].concat()
     }
 
     fn bits(values: &[f32]) -> Vec<u32> {

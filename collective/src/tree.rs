@@ -5,23 +5,25 @@
 //! *is* that child, no addition takes place. Therefore the sum depends on the filled slots alone, never on who computed
 //! them.
 
+use crate::Reduction;
+
 /// A place in the tree: the slots `index·2^level .. (index+1)·2^level`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Node {
+pub struct Node {
     /// Height above the slots: 0 is a single slot.
-    pub(crate) level: u32,
+    pub level: u32,
     /// Number among the nodes of this level, from the left.
-    pub(crate) index: u32,
+    pub index: u32,
 }
 
 impl Node {
     /// Returns the leaf of a slot.
-    pub(crate) const fn leaf(slot: u32) -> Self {
+    pub const fn leaf(slot: u32) -> Self {
         Self { level: 0, index: slot }
     }
 
     /// First slot the node covers.
-    pub(crate) const fn first_slot(self) -> u32 {
+    pub const fn first_slot(self) -> u32 {
         self.index << self.level
     }
 
@@ -38,18 +40,18 @@ impl Node {
 
 /// The sum of a subtree's slots.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Partial<T = Vec<f32>> {
+pub struct Partial<T = Vec<f32>> {
     /// Which subtree.
-    pub(crate) node: Node,
+    pub node: Node,
     /// Its sum.
-    pub(crate) sum: T,
+    pub sum: T,
 }
 
 /// Adds up slots as they are computed and keeps only the largest complete subtrees.
 ///
 /// Slots come in ascending order. At most `2·log2(slots)` sums are alive at once, however many slots a rank owns.
 #[derive(Debug)]
-pub(crate) struct SlotSums<T = Vec<f32>> {
+pub struct SlotSums<T = Vec<f32>> {
     parts: Vec<Partial<T>>,
 }
 
@@ -64,7 +66,7 @@ impl<T> SlotSums<T> {
     ///
     /// # Panics
     /// When the subtree overlaps an earlier one or lies left of it.
-    pub(crate) fn push(&mut self, node: Node, sum: T, mut add: impl FnMut(T, T) -> T) {
+    pub fn push(&mut self, node: Node, sum: T, mut add: impl FnMut(T, T) -> T) {
         if let Some(last) = self.parts.last() {
             assert!(last.node.end() <= node.first_slot(), "slots are added once each, in ascending order");
         }
@@ -77,7 +79,7 @@ impl<T> SlotSums<T> {
     }
 
     /// Returns the largest complete subtrees, by slot.
-    pub(crate) fn into_parts(self) -> Vec<Partial<T>> {
+    pub fn into_parts(self) -> Vec<Partial<T>> {
         self.parts
     }
 
@@ -89,7 +91,7 @@ impl<T> SlotSums<T> {
     ///
     /// # Panics
     /// When a slot is missing in between.
-    pub(crate) fn into_total(mut self, mut add: impl FnMut(T, T) -> T) -> Option<T> {
+    pub fn into_total(mut self, mut add: impl FnMut(T, T) -> T) -> Option<T> {
         let mut covered = 0;
         for part in &self.parts {
             assert_eq!(part.node.first_slot(), covered, "the slots are complete from 0 on");
@@ -106,7 +108,7 @@ impl<T> SlotSums<T> {
 /// Returns the subtrees whose sums a rank sends: the largest complete ones among its slots.
 ///
 /// `slot_ranks` names the owner of each filled slot.
-pub(crate) fn subtrees_of_rank(slot_ranks: &[u32], rank: u32) -> Vec<Node> {
+pub fn subtrees_of_rank(slot_ranks: &[u32], rank: u32) -> Vec<Node> {
     let mut sums = SlotSums::default();
     for slot in (0..slot_ranks.len()).filter(|slot| slot_ranks[*slot] == rank) {
         sums.push(Node::leaf(slot as u32), (), |(), ()| ());
@@ -114,11 +116,23 @@ pub(crate) fn subtrees_of_rank(slot_ranks: &[u32], rank: u32) -> Vec<Node> {
     sums.into_parts().into_iter().map(|part| part.node).collect()
 }
 
+/// Checks that a rank brings the sums that it was asked for.
+///
+/// # Panics
+/// When it does not.
+pub(crate) fn assert_own(reduction: &Reduction<'_>, rank: u32, own: &[Partial]) {
+    let nodes: Vec<Node> = own.iter().map(|part| part.node).collect();
+    let asked = subtrees_of_rank(reduction.slot_ranks, rank);
+    assert_eq!(nodes, asked, "a worker brings the sums of the slots that it was given");
+    let elements = reduction.elements;
+    assert!(own.iter().all(|part| part.sum.len() == elements), "gradients of one model have {elements} elements");
+}
+
 /// Adds `right` to `left`, element by element.
 ///
 /// # Panics
 /// When the lengths differ.
-pub(crate) fn add(mut left: Vec<f32>, right: Vec<f32>) -> Vec<f32> {
+pub fn add(mut left: Vec<f32>, right: Vec<f32>) -> Vec<f32> {
     assert_eq!(left.len(), right.len(), "gradients of one model have one length");
     for (left, right) in left.iter_mut().zip(right) {
         *left += right;

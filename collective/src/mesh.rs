@@ -8,17 +8,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::frame::{self, Header, Kind, run_hash};
-use super::state::StateCall;
-use super::tree::Node;
-use super::{CollectiveError, GroupConfig, LinkError};
+use crate::exchange::Link;
+use crate::frame::{self, Header, Kind, run_hash};
+use crate::state::StateCall;
+use crate::tree::Node;
+use crate::wire::TcpWire;
+use crate::{CollectiveError, GroupConfig, LinkError};
 
 /// How long a caller may take to say who it is.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
@@ -32,7 +33,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Where peers reach this worker's collectives, for all generations.
 #[derive(Debug)]
-pub(crate) struct Endpoint {
+pub struct Endpoint {
     address: SocketAddr,
     room: Arc<Room>,
     state_calls: Option<mpsc::Receiver<StateCall>>,
@@ -44,7 +45,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// When the address cannot be listened at.
-    pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<Self> {
+    pub async fn bind(address: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let room = Arc::new(Room::default());
@@ -55,23 +56,23 @@ impl Endpoint {
     }
 
     /// Returns the calls of joiners that want the state. None the second time.
-    pub(crate) fn take_state_calls(&mut self) -> Option<mpsc::Receiver<StateCall>> {
+    pub fn take_state_calls(&mut self) -> Option<mpsc::Receiver<StateCall>> {
         self.state_calls.take()
     }
 
     /// Returns the address with the port that was taken.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) fn room(&self) -> Arc<Room> {
+    pub(crate) fn room(&self) -> Arc<Room> {
         Arc::clone(&self.room)
     }
 }
 
 /// Callers whose generation is not formed yet.
 #[derive(Debug, Default)]
-pub(super) struct Room {
+pub(crate) struct Room {
     waiting: Mutex<Vec<(Header, TcpStream)>>,
     arrived: Notify,
 }
@@ -128,16 +129,8 @@ async fn accept(listener: TcpListener, room: Arc<Room>, joiners: mpsc::Sender<St
     }
 }
 
-/// Both directions to one peer.
-#[derive(Debug)]
-pub(super) struct Link {
-    pub(super) rank: u32,
-    pub(super) reader: OwnedReadHalf,
-    pub(super) writer: OwnedWriteHalf,
-}
-
 /// Connects to all peers of a generation, both ways confirmed. Links are in the order of their ranks.
-pub(super) async fn connect(room: Arc<Room>, group: GroupConfig) -> Result<Vec<Link>, CollectiveError> {
+pub(crate) async fn connect(room: Arc<Room>, group: GroupConfig) -> Result<Vec<Link>, CollectiveError> {
     let mut joining = JoinSet::new();
     for rank in (0..group.addresses.len() as u32).filter(|rank| *rank != group.rank) {
         let (room, group) = (Arc::clone(&room), group.clone());
@@ -174,7 +167,7 @@ async fn call(group: &GroupConfig, rank: u32) -> Result<Link, CollectiveError> {
     let failed = |source| CollectiveError::Connect { rank, address: address.clone(), source };
     loop {
         match try_call(group, rank, address).await {
-            Ok(stream) => return split(rank, stream, group.limits.link).map_err(failed),
+            Ok(stream) => return link(rank, stream, group.limits.link).map_err(failed),
             Err(error) if Instant::now() + RETRY_INTERVAL >= deadline => return Err(failed(error)),
             Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
         }
@@ -185,7 +178,7 @@ async fn try_call(group: &GroupConfig, rank: u32, address: &str) -> Result<TcpSt
     let limit = group.limits.link;
     let connected = tokio::time::timeout(limit, TcpStream::connect(address)).await;
     let mut stream = connected.map_err(|_| LinkError::Silent { limit })?.map_err(LinkError::Io)?;
-    frame::write(&mut stream, &frame::encode(hello(group, group.rank), &[]), limit).await?;
+    frame::write(&mut stream, hello(group, group.rank), &[], limit).await?;
     frame::read(&mut stream, hello(group, rank), limit).await?;
     Ok(stream)
 }
@@ -195,19 +188,19 @@ async fn answer(room: &Room, group: &GroupConfig, rank: u32) -> Result<Link, Col
     let failed = |source| CollectiveError::Link { rank, doing: "connecting", source };
     let called = tokio::time::timeout(limit, room.called_by(hello(group, rank))).await;
     let mut stream = called.map_err(|_| CollectiveError::Absent { rank, limit })?;
-    frame::write(&mut stream, &frame::encode(hello(group, group.rank), &[]), limit).await.map_err(failed)?;
-    split(rank, stream, limit).map_err(failed)
+    frame::write(&mut stream, hello(group, group.rank), &[], limit).await.map_err(failed)?;
+    link(rank, stream, limit).map_err(failed)
 }
 
-fn split(rank: u32, stream: TcpStream, limit: Duration) -> Result<Link, LinkError> {
+fn link(rank: u32, stream: TcpStream, limit: Duration) -> Result<Link, LinkError> {
     set_options(&stream, limit)?;
-    let (reader, writer) = stream.into_split();
-    Ok(Link { rank, reader, writer })
+    let wire = stream.into_std().and_then(TcpWire::new).map_err(LinkError::Io)?;
+    Ok(Link { rank, wire: Arc::new(wire) })
 }
 
 /// Sets the options of a link: small frames leave at once, and the kernel finds a host that is gone, also while
 /// nothing is sent.
-pub(super) fn set_options(stream: &TcpStream, limit: Duration) -> Result<(), LinkError> {
+pub(crate) fn set_options(stream: &TcpStream, limit: Duration) -> Result<(), LinkError> {
     let probe_interval = (limit / 4).max(Duration::from_secs(1));
     let keepalive = TcpKeepalive::new().with_time(probe_interval).with_interval(probe_interval).with_retries(3);
     let socket = SockRef::from(stream);

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// Why a reduction did not end with a sum.
 #[derive(Debug, Error)]
-pub(crate) enum CollectiveError {
+pub enum CollectiveError {
     /// The generation has ended; nothing is wrong with this worker or its peers.
     #[error("the reduction was cancelled")]
     Cancelled,
@@ -52,6 +52,18 @@ pub(crate) enum CollectiveError {
         #[source]
         source: LinkError,
     },
+    /// A library that moves the gradients (NCCL) failed.
+    #[error("{library} failed while {doing}: {message} (code {code})")]
+    Library {
+        /// The library's name.
+        library: &'static str,
+        /// What it was asked to do.
+        doing: &'static str,
+        /// Its own number for what is wrong.
+        code: i64,
+        /// Its own words.
+        message: String,
+    },
     /// An earlier reduction of the generation failed, so its links are gone.
     #[error("the collective of generation {generation} broke earlier")]
     Broken {
@@ -60,9 +72,19 @@ pub(crate) enum CollectiveError {
     },
 }
 
+impl CollectiveError {
+    /// Returns the rank of the peer that the error is about, where it is about one.
+    pub fn peer(&self) -> Option<u32> {
+        match self {
+            Self::Connect { rank, .. } | Self::Absent { rank, .. } | Self::Link { rank, .. } => Some(*rank),
+            Self::Cancelled | Self::Source { .. } | Self::Library { .. } | Self::Broken { .. } => None,
+        }
+    }
+}
+
 /// What went wrong on one connection.
 #[derive(Debug, Error)]
-pub(crate) enum LinkError {
+pub enum LinkError {
     /// Nothing moved for too long.
     #[error("no progress for {limit:?}")]
     Silent {

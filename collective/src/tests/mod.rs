@@ -1,0 +1,5 @@
+//! The conformance of what is in this crate, and what is particular to each.
+
+mod faults;
+mod local;
+mod tcp;
