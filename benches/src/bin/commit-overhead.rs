@@ -143,15 +143,15 @@ async fn measure(folder: &Path, workers: u32, args: &Args) -> anyhow::Result<Vec
         tasks.spawn(worker(url.clone(), compute));
     }
     let counting = async {
-        let (mut seconds, mut last) = (Vec::new(), None);
-        while seconds.len() < steps {
+        let mut seconds = Vec::new();
+        while seconds.len() <= steps {
+            // The coordinator's own clock: events may wait before they are read.
             let event = watched.recv().await.context("the run ended early")?;
-            if let RunEvent::Stepped { .. } = event {
-                let now = Instant::now();
-                let took = last.replace(now).map(|last: Instant| now - last);
-                seconds.extend(took.map(|took| took.saturating_sub(compute).as_secs_f64()));
+            if let RunEvent::Stepped { duration, .. } = event {
+                seconds.push(duration.saturating_sub(compute).as_secs_f64());
             }
         }
+        seconds.remove(0); // from the start of the run
         anyhow::Ok(seconds)
     };
     tokio::select! {
