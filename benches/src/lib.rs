@@ -1,6 +1,27 @@
 //! The benchmarks' package: `src/bin` has one program per subject, each with `--help`; `results` has what they measured, on
 //! what, and when. The training step's is `model/examples/step_time.rs`.
 
+mod made_up;
+
+pub use made_up::made_up_run;
+
+/// Returns the middle one of some values, the upper of two.
+///
+/// # Panics
+/// When there is none.
+pub fn median(values: Vec<f64>) -> f64 {
+    percentile(values, 50.0)
+}
+
+/// Returns the value that `percent` of the values do not exceed.
+///
+/// # Panics
+/// When there is none.
+pub fn percentile(mut values: Vec<f64>, percent: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() as f64 * percent / 100.0) as usize).min(values.len() - 1)]
+}
+
 /// Returns the processor time that this process has taken, of all threads, in seconds; 0 where the system does not say.
 pub fn cpu_seconds() -> f64 {
     cpu_seconds_of(std::process::id())

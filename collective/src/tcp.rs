@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::exchange::{self, Link};
+use crate::exchange::{self, Link, Spares};
 use crate::mesh::{self, Endpoint};
 use crate::tree::{Partial, assert_own};
 use crate::{Collective, CollectiveError, GroupConfig, Reduction};
@@ -20,6 +20,7 @@ pub struct Tcp {
     /// Ends the generation, from outside.
     cancel: CancellationToken,
     links: Links,
+    spares: Spares,
     /// Closes the connections: on `cancel`, on an error, and at the end.
     _closing: DropGuard,
 }
@@ -48,7 +49,7 @@ impl Tcp {
         let closing = cancel.child_token();
         let connecting = runtime.spawn(connect(connecting, closing.clone()));
         let links = Links::Connecting(connecting);
-        Self { group, runtime: runtime.clone(), cancel, links, _closing: closing.drop_guard() }
+        Self { group, runtime: runtime.clone(), cancel, links, spares: Spares::new(), _closing: closing.drop_guard() }
     }
 
     fn take_links(&mut self) -> Result<Vec<Link>, CollectiveError> {
@@ -77,8 +78,11 @@ async fn connect(
 impl Collective for Tcp {
     fn all_reduce(&mut self, reduction: Reduction<'_>, own: Vec<Partial>) -> Result<Vec<f32>, CollectiveError> {
         assert_own(&reduction, self.group.rank, &own);
+        if self.cancel.is_cancelled() {
+            return Err(CollectiveError::Cancelled);
+        }
         let result = self.take_links().and_then(|links| {
-            let total = exchange::all_reduce(&self.group, &links, reduction, own)?;
+            let total = exchange::all_reduce(&self.group, &links, reduction, own, &mut self.spares)?;
             Ok((total, links))
         });
         match result {

@@ -313,6 +313,23 @@ fn silence_beyond_the_lease_moves_the_slots_to_the_others() {
     assert_eq!((world.committed, world.ending), (vec![0, 1, 2], Some(Ending::Finished)));
 }
 
+/// A switch that takes hundreds of hosts with it must not cost hundreds of generations, each told to all that are left.
+#[test]
+fn workers_that_fall_silent_together_end_one_generation() {
+    let mut world = World::new(config(3, 4));
+    for worker in [2, 3, 4] {
+        world.workers.remove(&worker);
+    }
+    for second in 1..=4 {
+        world.now = Duration::from_secs(second);
+        world.event(Event::Heard { worker: 1 });
+        world.event(Event::Tick);
+    }
+    assert_eq!((world.core.group.as_slice(), world.core.generation), ([1].as_slice(), 2));
+    world.settle();
+    assert_eq!((world.committed, world.ending), (vec![0, 1, 2], Some(Ending::Finished)));
+}
+
 #[test]
 fn too_few_workers_in_time_is_an_error_and_enough_is_a_start() {
     let mut core = RunState::new(config(3, 2), Duration::ZERO);

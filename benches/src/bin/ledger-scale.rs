@@ -9,9 +9,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use ballast_benches::{cpu_seconds, peak_memory};
-use ballast_common::config::RunConfig;
-use ballast_common::dataset::Dataset;
+use ballast_benches::{cpu_seconds, made_up_run, median, peak_memory};
 use ballast_coordinator::{LEDGER_FILE, PreparedRun, verify};
 use clap::Parser;
 
@@ -49,7 +47,7 @@ fn main() -> anyhow::Result<ExitCode> {
     };
     let run_folder = folder.path().join("run");
     let start = Instant::now();
-    let run = prepare(&args, folder.path(), &run_folder)?;
+    let run = prepare(&args, folder.path())?;
     let steps = args.steps.min(run.total_steps());
     run.fill_ledger(steps)?;
     println!("{steps} steps of {} sample(s), made in {:.1} s", args.samples_per_step, start.elapsed().as_secs_f64());
@@ -69,32 +67,14 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Makes the pictures and a run over them that has at least the steps that are wanted.
-fn prepare(args: &Args, folder: &Path, run_folder: &Path) -> anyhow::Result<PreparedRun> {
-    let (data, model) = (folder.join("data"), folder.join("model"));
-    std::fs::create_dir(&data)?;
-    std::fs::create_dir(&model)?;
-    std::fs::write(model.join("model_index.json"), "{}")?;
-    let picture = folder.join("picture.png");
-    image::RgbImage::new(64, 64).save(&picture)?;
-    for number in 0..args.images {
-        std::fs::copy(&picture, data.join(format!("{number:06}.png")))?;
-    }
+/// Makes a run that has at least the steps that are wanted.
+fn prepare(args: &Args, folder: &Path) -> anyhow::Result<PreparedRun> {
     let steps_per_epoch = args.images.div_ceil(args.samples_per_step.into());
-    let text = |path: &Path| path.to_string_lossy().into_owned();
     let settings = [
-        ("data.root", text(&data)),
-        ("data.resolution", "64".to_owned()),
-        ("data.scan_cache", "false".to_owned()),
-        ("model.path", text(&model)),
         ("step.slots", args.samples_per_step.to_string()),
-        ("step.micro_batch_size", "1".to_owned()),
         ("run.epochs", args.steps.div_ceil(steps_per_epoch).to_string()),
     ];
-    let settings: Vec<_> = settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    let config = RunConfig::load(None, &settings, [])?;
-    let dataset = Dataset::scan(&config.data)?;
-    Ok(PreparedRun::create(config, dataset, run_folder.to_owned())?)
+    made_up_run(folder, args.images, &settings)
 }
 
 /// Prints what the file and each table take; returns the bytes per step of all that is not samples or their losses.
@@ -127,9 +107,4 @@ fn measure_verify(run_folder: &Path, steps: u64) -> anyhow::Result<f64> {
     anyhow::ensure!(report.committed_steps == steps, "{} of {steps} steps verified", report.committed_steps);
     println!("verify: {seconds:.2} s, {:.2} s of CPU", cpu_seconds() - cpu_start);
     Ok(seconds)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

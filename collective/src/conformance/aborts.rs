@@ -77,8 +77,11 @@ fn cancelled_while_waiting(generations: &mut Generations<'_>, world_size: usize)
         std::thread::sleep(Duration::from_millis(50)); // long enough to be waiting; nothing depends on it
         let start = Instant::now();
         tokens.iter().for_each(|token| token.cancel());
-        for (result, end) in run.join().expect("its own panic has been printed") {
-            assert!(matches!(result, Err(CollectiveError::Cancelled)), "{name}: {result:?}");
+        for (rank, (result, end)) in run.join().expect("its own panic has been printed").into_iter().enumerate() {
+            // The first is cancelled first; the others may see it leave before they are.
+            let is_right = matches!(&result, Err(CollectiveError::Cancelled))
+                || rank > 0 && matches!(&result, Err(CollectiveError::Link { .. }));
+            assert!(is_right, "{name}: {result:?}");
             assert!(end - start < AT_ONCE, "{name}: took {:?}", end - start);
         }
     });
@@ -156,7 +159,7 @@ fn a_member_leaves(generations: &mut Generations<'_>, world_size: usize) {
 /// A member never takes part: the others give up within the limits and say whom they waited for.
 fn a_member_is_silent(generations: &mut Generations<'_>, world_size: usize) {
     let name = generations.implementation.name().to_owned();
-    let limit = Duration::from_millis(200);
+    let limit = Duration::from_secs(1); // for connecting too
     let mut members = generations.form(world_size, Limits { link: limit, straggler: limit });
     let silent = members.pop().expect("there are several");
     let start = Instant::now();

@@ -52,6 +52,12 @@ fn cases(world_size: usize) -> Vec<Case> {
     }
     cases.push(Case::dealt(16, 13, world_size, 1001));
     cases.push(Case::scattered(23, world_size, 1001));
+    // Runs of slots as wide as each level, by turns: sums of one rank wait on every level of the tree.
+    cases.push(Case {
+        slot_ranks: (0..129_u32).map(|slot| slot.leading_zeros() % world_size as u32).collect(),
+        elements: 99,
+    });
+    cases.push(Case { slot_ranks: vec![0; 127], elements: 99 });
     // All slots on the last rank, so that all others are empty.
     cases.push(Case { slot_ranks: vec![world_size as u32 - 1; 5], elements: 1001 });
     // Fewer elements than ranks, exactly a block, and several blocks for each rank.

@@ -26,7 +26,7 @@ use crate::tree::{Node, Partial, assert_own, subtrees_of_rank};
 use crate::wire::Wire;
 use crate::{CollectiveError, GroupConfig, LinkError, Reduction};
 
-/// Blocks of a peer that may wait to be added: one being added, a few on their way, so that reading goes on.
+/// Blocks of a peer that may wait to be added, besides those in the tree: a few, so that reading goes on.
 const BLOCKS_AHEAD: usize = 4;
 
 /// A connection to a peer, confirmed by both sides.
@@ -39,6 +39,9 @@ pub(crate) struct Link {
 /// A block of this rank's chunk that is finished, and its header, for all peers.
 type Total<'a> = ([u8; HEADER_BYTES], &'a [f32]);
 
+/// Memory for peers' blocks, kept from one reduction to the next: as much as the links need at one time.
+pub(crate) type Spares = Vec<Vec<f32>>;
+
 /// Adds up the gradients of all ranks. `links` are those to all others.
 ///
 /// # Errors
@@ -48,6 +51,7 @@ pub(crate) fn all_reduce(
     links: &[Link],
     reduction: Reduction<'_>,
     own: Vec<Partial>,
+    spares: &mut Spares,
 ) -> Result<Vec<f32>, CollectiveError> {
     assert_own(&reduction, group.rank, &own);
     let is_empty = own.is_empty();
@@ -56,13 +60,17 @@ pub(crate) fn all_reduce(
     let mut total = own.next().map_or_else(|| vec![0.0; reduction.elements], |first| first.sum);
     let others: Vec<Partial> = own.collect();
     let exchange = Exchange::new(group, links, reduction, is_empty, &others);
-    exchange.run(&mut total);
+    let is_summed = exchange.run(&mut total, spares);
     match exchange.lobby.into_inner().expect(UNPOISONED).failure {
         Some(error) => Err(error),
-        None => Ok(total),
+        None => {
+            assert!(is_summed, "a sum is whole unless a link broke");
+            Ok(total)
+        }
     }
 }
 
+const RECEIVING: &str = "receiving does not panic";
 const UNPOISONED: &str = "no holder of this lock panics";
 
 /// What the threads of a reduction share.
@@ -73,6 +81,8 @@ struct Exchange<'a> {
     run: u64,
     step: u64,
     elements: usize,
+    /// Filled slots of the step.
+    slots: usize,
     /// Whether this rank owns no slot.
     is_empty: bool,
     /// The sums of this rank's subtrees, but for the first.
@@ -114,6 +124,7 @@ impl<'a> Exchange<'a> {
             run: run_hash(&group.run_id),
             step: reduction.step,
             elements: reduction.elements,
+            slots: reduction.slot_ranks.len(),
             is_empty,
             others,
             subtrees: (0..world_size).map(|rank| subtrees_of_rank(reduction.slot_ranks, rank)).collect(),
@@ -122,8 +133,8 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Makes the sum of all ranks out of `total`, this rank's first sum.
-    fn run(&self, total: &mut [f32]) {
+    /// Makes the sum of all ranks out of `total`, this rank's first sum. False when a link broke.
+    fn run(&self, total: &mut [f32], memory: &mut Spares) -> bool {
         let mut chunks = Vec::new();
         let mut rest = total;
         for rank in 0..self.subtrees.len() as u32 {
@@ -133,8 +144,8 @@ impl<'a> Exchange<'a> {
         }
         let mut chunk_of = |rank: u32| chunks[rank as usize].take().expect("each chunk has one owner");
         let own_chunk = chunk_of(self.group.rank);
-        std::thread::scope(|scope| {
-            let mut peers = Vec::new();
+        std::thread::scope(move |scope| {
+            let (mut peers, mut receiving) = (Vec::new(), Vec::new());
             for link in self.links {
                 let (total_sender, totals) = mpsc::channel();
                 let (partial_sender, partials) = mpsc::channel();
@@ -142,25 +153,41 @@ impl<'a> Exchange<'a> {
                 let (sent, to_receive) = mpsc::channel();
                 let chunk = chunk_of(link.rank);
                 scope.spawn(move || self.report(link, self.send(link, chunk, &sent, &totals)));
-                scope.spawn(move || self.report(link, self.receive(link, &spares, &partial_sender, &to_receive)));
+                receiving.push(scope.spawn(move || {
+                    self.report(link, self.receive(link, &spares, &partial_sender, &to_receive));
+                    spares
+                }));
                 peers.push(sum::Peer { rank: link.rank, totals: total_sender, partials, spare });
             }
-            // None when a link broke; its thread says how. Dropping the peers' channels ends the threads.
-            let _ = self.sum_own_chunk(own_chunk, &peers);
+            for peer in &peers {
+                let count = self.blocks_at_once(peer.rank);
+                (0..count).for_each(|_| peer.spare.send(memory.pop().unwrap_or_default()).expect(RECEIVING));
+            }
+            let is_summed = self.sum_own_chunk(own_chunk, &peers).is_some();
+            // This ends the threads. If it was not summed, one of them has told what broke.
             drop(peers);
-        });
+            memory.extend(receiving.into_iter().flat_map(|thread| thread.join().expect(RECEIVING)));
+            is_summed
+        })
+    }
+
+    /// Blocks of a peer for which there is memory.
+    ///
+    /// As the tree is filled from the left, a sum for each level may wait for its sibling, each in a block of the same peer; the
+    /// next block needs room beside them, or nothing would go on.
+    fn blocks_at_once(&self, peer: u32) -> usize {
+        let levels = self.slots.checked_ilog2().map_or(0, |log2| log2 as usize + 1);
+        BLOCKS_AHEAD + levels.min(self.subtrees[peer as usize].len())
     }
 
     /// Keeps the first failure and ends the reduction, if it is one.
     fn report(&self, link: &Link, result: Result<(), Stop>) {
-        let Err(stop) = result else { return };
-        let mut lobby = self.lock();
-        if let (Stop::Broken(doing, source), None) = (stop, &lobby.failure) {
-            lobby.failure = Some(CollectiveError::Link { rank: link.rank, doing, source });
+        if let Err(Stop::Broken(doing, source)) = result {
+            let error = CollectiveError::Link { rank: link.rank, doing, source };
+            self.lock().failure.get_or_insert(error);
             self.links.iter().for_each(|link| link.wire.close());
+            self.changed.notify_all();
         }
-        drop(lobby);
-        self.changed.notify_all();
     }
 
     /// Waits until all peers are ready; false when something broke before.

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::{Receiver, Sender};
 
-use super::{BLOCKS_AHEAD, Exchange, Total, blocks};
+use super::{Exchange, Total, blocks};
 use crate::frame::{self, BLOCK_ELEMENTS, Kind, ROOT};
 use crate::tree::{Node, SlotSums};
 
@@ -18,16 +18,16 @@ pub(super) struct Peer<'a> {
 }
 
 /// One side of an addition.
-enum Block<'a> {
+enum Block<'a, 'o> {
     /// A block of this rank's first sum; the total comes to lie here.
     Own(&'a mut [f32]),
     /// A block of another sum of this rank's.
-    Other(&'a [f32]),
+    Other(&'o [f32]),
     /// A block of a peer's, by the peer's index; none: made here.
     Peer(Option<usize>, Vec<f32>),
 }
 
-impl Block<'_> {
+impl Block<'_, '_> {
     fn values(&self) -> &[f32] {
         match self {
             Self::Own(values) => values,
@@ -41,10 +41,6 @@ impl Exchange<'_> {
     /// Adds block by block and passes each on. None when a link broke.
     pub(super) fn sum_own_chunk<'a>(&self, chunk: &'a mut [f32], peers: &[Peer<'a>]) -> Option<()> {
         let own_chunk = self.chunk(self.group.rank);
-        let spare_elements = own_chunk.len().min(BLOCK_ELEMENTS);
-        for peer in peers {
-            (0..BLOCKS_AHEAD).try_for_each(|_| peer.spare.send(Vec::with_capacity(spare_elements))).ok()?;
-        }
         let parts = self.parts(peers);
         for (range, place) in blocks(own_chunk).zip(chunk.chunks_mut(BLOCK_ELEMENTS)) {
             let mut place = Some(place);
@@ -57,7 +53,7 @@ impl Exchange<'_> {
                 };
                 sums.push(*node, block, |left, right| add(peers, left, right));
             }
-            let place: &[f32] = match (sums.into_total(|left, right| add(peers, left, right)), place) {
+            let place: &'a [f32] = match (sums.into_total(|left, right| add(peers, left, right)), place) {
                 (Some(Block::Own(total)), _) => total,
                 (Some(total), Some(place)) => {
                     place.copy_from_slice(total.values());
@@ -88,7 +84,7 @@ impl Exchange<'_> {
 
 /// Adds two blocks where one of them lies: where the total belongs, if that is one of them. Left and right keep their sides,
 /// whichever is overwritten.
-fn add<'a>(peers: &[Peer<'_>], left: Block<'a>, right: Block<'a>) -> Block<'a> {
+fn add<'a, 'o>(peers: &[Peer<'_>], left: Block<'a, 'o>, right: Block<'a, 'o>) -> Block<'a, 'o> {
     let (sum, added) = match (left, right) {
         (Block::Own(sum), right) => {
             add_to_left(sum, right.values());
@@ -127,9 +123,8 @@ fn add_to_right(left: &[f32], right: &mut [f32]) {
 }
 
 /// Gives a peer's memory back to its receiver.
-fn release(peers: &[Peer<'_>], block: Block<'_>) {
+fn release(peers: &[Peer<'_>], block: Block<'_, '_>) {
     if let Block::Peer(Some(peer), values) = block {
-        // Fails when the receiver needs no more.
-        let _ = peers[peer].spare.send(values);
+        let _ = peers[peer].spare.send(values); // it may need no more
     }
 }

@@ -56,7 +56,9 @@ impl Exchange<'_> {
         let ready = frame::receive(wire, self.ready(peer), &mut [], limits.straggler);
         ready.map_err(broke("waiting for it to finish its slots"))?;
         self.peer_is_ready();
-        self.watch_until_all_are_ready(wire).map_err(broke("waiting for others"))?;
+        if self.has_to_send(peer) {
+            self.watch_until_all_are_ready(wire).map_err(broke("waiting for others"))?;
+        }
         for range in blocks(self.chunk(self.group.rank)) {
             for node in &self.subtrees[peer as usize] {
                 let mut values = spares.recv()?;
@@ -74,6 +76,12 @@ impl Exchange<'_> {
             received.map_err(broke("receiving totals"))?;
         }
         Ok(())
+    }
+
+    /// Whether anything is to come from a peer; otherwise it may be done, and gone, before this rank is.
+    fn has_to_send(&self, peer: u32) -> bool {
+        let has_partials = !self.subtrees[peer as usize].is_empty() && !self.chunk(self.group.rank).is_empty();
+        has_partials || !self.chunk(peer).is_empty()
     }
 
     /// Returns when all ranks are ready or this peer sends: then each frame has a limit. Until then, a peer that goes away

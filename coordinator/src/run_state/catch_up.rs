@@ -142,7 +142,7 @@ impl RunState {
     }
 
     /// A member of the group is gone, and what it was sending and saving.
-    pub(super) fn lose_in_catch_up(&mut self, lost: WorkerId, reason: &str, actions: &mut Vec<Action>) {
+    pub(super) fn lose_in_catch_up(&mut self, lost: &[WorkerId], reason: &str, actions: &mut Vec<Action>) {
         if self.group.is_empty() {
             // Joiners that hold the state are as good as those they had it from.
             self.group = self.caught_up();
@@ -153,7 +153,9 @@ impl RunState {
             return;
         }
         self.repeat_milestones(actions);
-        self.replace_source(lost, actions);
+        for worker in lost {
+            self.replace_source(*worker, actions);
+        }
     }
 
     /// Finds other sources for those who were being sent the state by a worker that is gone.

@@ -16,10 +16,9 @@ impl RunState {
                 *since += slept;
             }
         }
-        for worker in self.membership.expired(now, self.config.lease) {
-            let reason = format!("silent for more than {} s", self.config.lease.as_secs_f64());
-            self.lose(worker, reason, actions);
-        }
+        let reason = format!("silent for more than {} s", self.config.lease.as_secs_f64());
+        let expired = self.membership.expired(now, self.config.lease);
+        self.lose_all(expired, &reason, actions);
         self.try_start(now, actions);
         self.try_reunite(actions);
         self.give_up_slow_joiners(now, actions);
@@ -33,29 +32,49 @@ impl RunState {
 
     /// A worker is gone: its slots go to the survivors.
     pub(super) fn lose(&mut self, worker: WorkerId, reason: String, actions: &mut Vec<Action>) {
-        if self.phase == Phase::Ended || self.membership.get(worker).is_none() {
+        self.lose_all(vec![worker], &reason, actions);
+    }
+
+    /// Workers are gone, for one reason: their slots go to the survivors. All of them before anything else is decided, so that
+    /// a switch that takes hundreds with it ends one generation, not hundreds.
+    fn lose_all(&mut self, lost: Vec<WorkerId>, reason: &str, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Ended {
             return;
         }
-        self.evict(worker, reason.clone(), actions);
-        let was_holder = self.reunion.forget(worker);
-        if self.transfers.remove(&worker).is_some() {
-            self.replace_source(worker, actions);
-            return;
+        let (mut members, mut joiners, mut holders) = (Vec::new(), Vec::new(), Vec::new());
+        for worker in lost.into_iter().filter(|worker| self.membership.get(*worker).is_some()).collect::<Vec<_>>() {
+            self.evict(worker, reason.to_owned(), actions);
+            let was_holder = self.reunion.forget(worker);
+            if self.transfers.remove(&worker).is_some() {
+                joiners.push(worker);
+            } else if self.group.contains(&worker) {
+                members.push(worker);
+            } else if was_holder {
+                holders.push(worker);
+            }
         }
+        self.group.retain(|member| !members.contains(member));
+        self.settle_losses(&members, reason, actions);
         if matches!(self.phase, Phase::Reuniting { .. }) {
-            self.lose_in_reunion(worker, was_holder, &format!("worker {worker} was lost: {reason}"), actions);
-            return;
+            self.lose_in_reunion(&holders, reason, actions);
         }
-        if !self.group.contains(&worker) {
-            return;
+        for joiner in joiners {
+            self.replace_source(joiner, actions);
         }
-        self.group.retain(|member| *member != worker);
-        let reason = format!("worker {worker} was lost: {reason}");
+    }
+
+    /// Decides what becomes of the generation without these members, which have left it.
+    fn settle_losses(&mut self, members: &[WorkerId], reason: &str, actions: &mut Vec<Action>) {
+        let reason = match members {
+            [] => return,
+            [worker] => format!("worker {worker} was lost: {reason}"),
+            [worker, others @ ..] => format!("worker {worker} and {} more were lost: {reason}", others.len()),
+        };
         match self.phase {
             // The ledger decides: the survivors apply what it holds, then regroup.
             Phase::Committing { .. } => self.lost_in_commit.push(reason),
             Phase::Stepping { .. } | Phase::Closing => self.regroup(&reason, actions),
-            Phase::CatchingUp { .. } => self.lose_in_catch_up(worker, &reason, actions),
+            Phase::CatchingUp { .. } => self.lose_in_catch_up(members, &reason, actions),
             Phase::Gathering { .. } | Phase::Reuniting { .. } | Phase::RollingBack | Phase::Ended => {}
         }
     }

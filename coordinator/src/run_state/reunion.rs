@@ -239,21 +239,13 @@ impl RunState {
     }
 
     /// A worker is gone while the run waits. The last one that held the state may come back with it.
-    pub(super) fn lose_in_reunion(
-        &mut self,
-        worker: WorkerId,
-        was_holder: bool,
-        reason: &str,
-        actions: &mut Vec<Action>,
-    ) {
-        if !was_holder || !self.reunion.holders.is_empty() {
-            return;
-        }
+    pub(super) fn lose_in_reunion(&mut self, lost: &[WorkerId], reason: &str, actions: &mut Vec<Action>) {
+        let Some(worker) = lost.first().filter(|_| self.reunion.holders.is_empty()) else { return };
         if !self.config.may_return {
-            self.fail_without_workers(reason, actions);
+            self.fail_without_workers(&format!("worker {worker} was lost: {reason}"), actions);
             return;
         }
-        self.reunion.expected.insert(worker);
+        self.reunion.expected.extend(lost);
         self.phase = Phase::Reuniting { since: self.now };
     }
 
