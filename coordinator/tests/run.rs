@@ -116,6 +116,7 @@ async fn worker(url: String, fate: Fate) -> Vec<u64> {
             gradient_hash,
             gradient_norm: 1.0,
             losses: losses.collect(),
+            compute_seconds: 0.0,
         })
     };
     while let Ok(Some(response)) = inbox.message().await {
@@ -126,6 +127,7 @@ async fn worker(url: String, fate: Fate) -> Vec<u64> {
                     next_step,
                     params_hash: "p".into(),
                     params_count: 1,
+                    chain: welcome.chain,
                     ..Default::default()
                 }))
                 .await;

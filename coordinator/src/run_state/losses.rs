@@ -10,16 +10,16 @@ impl RunState {
         let slept = now.saturating_sub(std::mem::replace(&mut self.last_tick, now));
         if slept > self.config.lease / 2 {
             self.membership.excuse(now);
-            if let Phase::Gathering { since } | Phase::Reuniting { since } | Phase::CatchingUp { since } =
-                &mut self.phase
-            {
-                *since += slept;
+            if let Phase::Reuniting { since } | Phase::CatchingUp { since } = &mut self.phase {
+                // What began since then has not been slept through.
+                *since = (*since + slept).min(now);
             }
         }
         for worker in self.membership.expired(now, self.config.lease) {
             let reason = format!("silent for more than {} s", self.config.lease.as_secs_f64());
             self.lose(worker, reason, actions);
         }
+        self.links.forgive(now);
         self.try_start(now, actions);
         self.try_reunite(actions);
         self.give_up_slow_joiners(now, actions);
@@ -37,6 +37,7 @@ impl RunState {
             return;
         }
         self.evict(worker, reason.clone(), actions);
+        self.links.forget(worker);
         let was_holder = self.reunion.forget(worker);
         if self.transfers.remove(&worker).is_some() {
             self.replace_source(worker, actions);

@@ -35,6 +35,8 @@ pub struct Tally {
     pub rollbacks: u64,
     /// Workers that came back with what they held.
     pub returns: u64,
+    /// Workers left out because they and another one could not reach each other.
+    pub left_out: u64,
     /// Workers that saved their state because no coordinator came back.
     pub saved_alone: u64,
 }
@@ -51,6 +53,7 @@ impl AddAssign for Tally {
         self.rollbacks += other.rollbacks;
         self.returns += other.returns;
         self.saved_alone += other.saved_alone;
+        self.left_out += other.left_out;
     }
 }
 
@@ -58,12 +61,12 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { schedules, events, commits, losses, catch_ups, expulsions, coordinator_deaths, rollbacks, .. } =
             self;
-        let Self { returns, saved_alone, .. } = self;
+        let Self { returns, saved_alone, left_out, .. } = self;
         write!(
             f,
             "{schedules} schedules, {events} events, {commits} commits, {losses} workers lost, {catch_ups} caught up, \
              {expulsions} expelled, {coordinator_deaths} coordinators killed, {rollbacks} rollbacks, {returns} workers returned, \
-             {saved_alone} saved alone"
+             {saved_alone} saved alone, {left_out} left out"
         )
     }
 }
