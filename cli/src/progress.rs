@@ -87,6 +87,7 @@ impl Progress {
                 self.line.set(self.current_step(), message.clone());
                 self.insist(message);
             }
+            RunEvent::Notice { message } => self.insist(message),
             RunEvent::RolledBack { from_step, to_step, reason } => {
                 self.last_step = to_step.checked_sub(1);
                 self.insist(&format!(

@@ -74,11 +74,6 @@ impl Session {
             Opening::Resume => (run_folder::to_resume(&config.run, config_file)?, true),
             Opening::Continue { resume } => run_folder::to_continue(&config.run, config_file, resume)?,
         };
-        if opening == (Opening::Continue { resume: false }) && exists {
-            progress.insist(&format!("run {} was cut short: going on with it", shown(&run_folder)));
-        } else if opening == (Opening::Continue { resume: true }) && !exists {
-            progress.insist(&format!("run {} begins: there is nothing to go on with", shown(&run_folder)));
-        }
         // So that the config in the run folder finds the run again by itself.
         config.run.name = run_folder.file_name().map(|name| name.to_string_lossy().into_owned());
         if let Some(model) = &config.model.path {
@@ -109,6 +104,16 @@ impl Session {
             (Opening::Continue { .. }, true) => PreparedRun::take_over(config, dataset, folder)?,
             (Opening::Continue { .. }, false) => PreparedRun::create(config, dataset, folder)?.with_returning_workers(),
         };
+        match self.opening {
+            Opening::Continue { resume: false } if self.exists => {
+                self.progress.insist(&format!("run {} was cut short: going on with it", shown(&self.run_folder)));
+            }
+            Opening::Continue { resume: true } if !self.exists => {
+                self.progress
+                    .insist(&format!("run {} begins: there is nothing to go on with", shown(&self.run_folder)));
+            }
+            _ => {}
+        }
         let log = self.run_folder.join(LOG_FILE);
         self.telemetry.log_to_file(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let balance = self.run_folder.join(BALANCE_FILE);
@@ -165,8 +170,11 @@ impl Session {
                 Ok(ExitCode::SUCCESS)
             }
             RunEnd::Interrupted { next_step, checkpoint } => {
-                let saved = checkpoint
-                    .map_or_else(|| "nothing to save".to_owned(), |path| format!("saved in {}", shown(&path)));
+                let saved = match checkpoint {
+                    Some(path) => format!("saved in {}", shown(&path)),
+                    None if next_step == 0 => "nothing to save".to_owned(),
+                    None => "not saved: no worker is here that holds the state".to_owned(),
+                };
                 output::say(&format!("stopped after {}; {saved}", counted(next_step, "step")));
                 output::say(&format!("hint: go on with: {}", resume_command(&self.run_folder)));
                 Ok(ExitCode::from(EXIT_INTERRUPTED))

@@ -31,6 +31,11 @@ pub enum RunEvent {
         /// For whom, for how long, and what then.
         message: String,
     },
+    /// Something that a person should know, and that changes nothing.
+    Notice {
+        /// What it is.
+        message: String,
+    },
     /// Steps were taken back, with a record in the ledger.
     RolledBack {
         /// Steps that were done.

@@ -11,7 +11,7 @@
 //! run waits for those who had it to come back; a checkpoint is the last resort.
 //!
 //! `events` is the language, `gathering` the arrival of workers, `reunion` their return, `steps` a step, `disagreement` what
-//! differing votes lead to, `catch_up` how joiners are sent the state, `losses` how the worker set shrinks, `milestones`
+//! differing votes lead to, `links` who cannot be grouped with whom, `catch_up` how joiners are sent the state, `losses` how the worker set shrinks, `milestones`
 //! the work between steps and the end.
 //!
 //! It is public so that the simulation of `ballast-tests` drives the very code that runs.
@@ -20,6 +20,7 @@ mod catch_up;
 mod disagreement;
 mod events;
 mod gathering;
+mod links;
 mod losses;
 mod milestones;
 mod reunion;
@@ -33,6 +34,7 @@ use crate::membership::Membership;
 pub use crate::membership::WorkerId;
 use catch_up::Transfer;
 pub use events::{Action, CoreConfig, Ending, Event, Head, Held, LeftBehind, Milestone};
+use links::Links;
 use milestones::Pending;
 use reunion::Reunion;
 
@@ -80,6 +82,8 @@ pub struct RunState {
     reunion: Reunion,
     /// The last commit, when its workers may come back without having heard of it.
     head: Option<Head>,
+    /// Which workers cannot reach each other.
+    links: Links,
     /// Chain of the ledger after `next_step` steps.
     chain: String,
     /// Steps committed, hence the next one to commit.
@@ -133,6 +137,7 @@ impl RunState {
             generation: config.last_generation,
             group: Vec::new(),
             formed: Vec::new(),
+            links: Links::default(),
             head: left_behind.as_ref().map(|left| left.head.clone()),
             reunion: left_behind.map(Reunion::after_restart).unwrap_or_default(),
             chain: config.chain.clone(),
@@ -189,8 +194,8 @@ impl RunState {
             Event::Reduced { worker, generation, step, gradient_hash } => {
                 self.on_reduced(worker, generation, step, gradient_hash, &mut actions);
             }
-            Event::CollectiveFailed { worker, generation, step, reason } => {
-                self.on_collective_failed(worker, generation, step, &reason, &mut actions);
+            Event::CollectiveFailed { worker, generation, step, peer_rank, reason } => {
+                self.on_collective_failed(worker, (generation, step), peer_rank, &reason, &mut actions);
             }
             Event::Committed { step, chain } => self.on_committed(step, chain, &mut actions),
             Event::RolledBack { next_step, chain } => self.on_rolled_back(next_step, chain),

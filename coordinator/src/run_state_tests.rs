@@ -8,6 +8,8 @@ use super::*;
 
 #[path = "run_state/joins_tests.rs"]
 mod joins;
+#[path = "run_state/links_tests.rs"]
+mod links;
 #[path = "run_state/milestones_tests.rs"]
 mod milestones_tests;
 #[path = "run_state/reunion_tests.rs"]

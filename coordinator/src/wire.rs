@@ -38,14 +38,15 @@ pub(crate) struct PlanContext<'a> {
     pub(crate) epoch: u64,
     pub(crate) total_steps: u64,
     pub(crate) traceparent: &'a str,
-    pub(crate) world_size: u32,
+    /// Slots of each rank.
+    pub(crate) slot_counts: &'a [u32],
 }
 
 impl PlanContext<'_> {
     /// Builds the plan of one rank.
     pub(crate) fn plan_for(&self, plan: &StepPlan, rank: u32) -> v1::Plan {
         let slots = self.config.step.slots;
-        let slot_ranks = slot_ranks(slots, self.world_size);
+        let slot_ranks = slot_ranks(self.slot_counts);
         let own = plan.slots.iter().filter(|slot| slot_ranks[slot.slot as usize] == rank);
         let factor = lr_factor(&self.config.lr_schedule, self.step, self.total_steps);
         let optimizer = &self.config.optimizer;
@@ -157,7 +158,7 @@ mod tests {
                 epoch,
                 total_steps: 1,
                 traceparent: "",
-                world_size: 1,
+                slot_counts: &[config.step.slots],
             };
             let plans = schedule.iter().map(|step| context.plan_for(&step, 0));
             let occurrences = plans.flat_map(|plan| plan.micro_batches).flat_map(|batch| batch.occurrences);

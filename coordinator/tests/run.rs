@@ -118,14 +118,21 @@ async fn worker(url: String, fate: Fate) -> Vec<u64> {
             gradient_hash,
             gradient_norm: 1.0,
             losses: losses.collect(),
+            compute_seconds: 0.0,
         })
     };
     while let Ok(Some(response)) = inbox.message().await {
         match response.message.unwrap() {
             In::Welcome(welcome) => {
                 next_step = welcome.next_step;
-                let ready = v1::Ready { next_step, params_hash: "p".into(), params_count: 1, ..Default::default() };
-                say(Out::Ready(ready)).await;
+                say(Out::Ready(v1::Ready {
+                    next_step,
+                    params_hash: "p".into(),
+                    params_count: 1,
+                    chain: welcome.chain,
+                    ..Default::default()
+                }))
+                .await;
             }
             In::Group(group) => {
                 assert!(group.peers.iter().all(|peer| peer.collective_address == "127.0.0.1:1"), "{group:?}");

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use ballast_common::config::RunConfig;
 use ballast_common::error_chain;
@@ -20,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, info_span};
 
-use crate::collective::{Collective, CollectiveError, Reduction};
+use crate::collective::{Collective, CollectiveError, LinkError, Reduction};
 use crate::error::WorkerError;
 use crate::hash::flat_hash;
 use crate::latents::{CachedPictures, Encoder};
@@ -147,6 +148,8 @@ impl DeviceThread {
         tracing::info!(parameters = trainer.elements(), next_step, "model loaded");
         let background = Background::new(desk.config.checkpoint.background, desk.saving.clone());
         let (plans, catch_up) = (VecDeque::new(), CatchUp::default());
+        // Who is to be sent the state holds none of the run, whatever its own model is.
+        let chain = if next_step.is_some() { chain } else { NO_CHAIN.to_owned() };
         Ok(Self { trainer, desk, group: None, plans, pending: None, catch_up, chain, background, fingerprint })
     }
 
@@ -221,9 +224,11 @@ impl DeviceThread {
             info_span!("worker.step", rank = group.rank, step = plan.step as i64, generation = plan.generation as i64);
         ballast_proto::set_parent(&span, &plan.traceparent);
         let entered = span.enter();
+        let started = Instant::now();
         let Some(computed) = self.trainer.compute(&plan, &self.desk.pictures, &group.cancel)? else {
             return Ok(()); // the Abort that says why is on its way
         };
+        let compute_seconds = started.elapsed().as_secs_f64();
         let filled = &plan.slot_ranks[..plan.filled_slots as usize]; // plan.rs has checked it
         let reduction = Reduction { step: plan.step, slot_ranks: filled, elements: self.trainer.elements() };
         let reduced = info_span!("all_reduce").in_scope(|| group.collective.all_reduce(reduction, computed.parts));
@@ -246,6 +251,7 @@ impl DeviceThread {
             gradient_hash: hash.clone(),
             gradient_norm: norm,
             losses: computed.losses,
+            compute_seconds,
         };
         let waiting = info_span!("commit");
         drop(entered);
@@ -264,7 +270,9 @@ impl DeviceThread {
         let reason = error_chain(error);
         tracing::warn!(step = plan.step, generation = plan.generation, reason, "collective failed");
         let (generation, step) = (plan.generation, plan.step);
-        let _ = self.answer(Message::CollectiveFailed(v1::CollectiveFailed { generation, step, reason }));
+        let peer_rank = unreachable_peer(error);
+        let failed = v1::CollectiveFailed { generation, step, reason, peer_rank };
+        let _ = self.answer(Message::CollectiveFailed(failed));
     }
 
     fn commit(&mut self, commit: &v1::Commit) -> Result<(), WorkerError> {
@@ -274,7 +282,8 @@ impl DeviceThread {
         };
         let Pending { plan, gradient, norm, hash, span, waiting } = pending;
         drop(waiting);
-        if (plan.generation, plan.step) != (commit.generation, commit.step) {
+        // Of whatever generation: after an absence the others may have computed the step anew, to the same gradient.
+        if plan.step != commit.step {
             let problem = format!("it committed step {} instead of step {}", commit.step, plan.step);
             return Err(WorkerError::Protocol { problem });
         }
@@ -304,5 +313,14 @@ impl DeviceThread {
     fn answer(&self, message: Message) -> Result<(), Closed> {
         let request = v1::SessionRequest { message: Some(message) };
         self.desk.answers.blocking_send(request).map_err(|_| Closed)
+    }
+}
+
+/// Names the peer that could not be reached. One that closed its end has a reason of its own, which it tells itself.
+fn unreachable_peer(error: &CollectiveError) -> Option<u32> {
+    match error {
+        CollectiveError::Connect { rank, .. } | CollectiveError::Absent { rank, .. } => Some(*rank),
+        CollectiveError::Link { rank, source: LinkError::Silent { .. }, .. } => Some(*rank),
+        _ => None,
     }
 }

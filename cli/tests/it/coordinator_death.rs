@@ -71,10 +71,10 @@ fn a_killed_coordinator_is_started_again_and_no_step_is_lost() {
 #[test]
 fn when_no_worker_has_survived_the_run_goes_back_to_its_checkpoint_and_says_so() {
     let lab = Lab::new();
-    let more = ["--set", "checkpoint.every_steps=2", "--set", "cluster.rejoin_timeout=1s"];
+    let more = ["--set", "checkpoint.every_steps=5", "--set", "cluster.rejoin_timeout=1s"];
     let (mut coordinator, url) = start_coordinator(&lab, &more);
     let worker = start_worker(&lab, &url);
-    coordinator.wait_for_line("samples drawn after 3 steps");
+    coordinator.wait_for_line("samples drawn after 6 steps");
     kill(coordinator);
     kill(worker);
     let (coordinator, url) = start_coordinator(&lab, &more);

@@ -40,6 +40,21 @@ impl Driver {
                 self.planned.clear();
                 self.send_all(&workers, &wire::response(ToWorker::Abort(v1::Abort { generation, reason })));
             }
+            Action::LeaveOut { worker, peer, attempts } => {
+                let name = |worker: WorkerId| match self.sessions.get(&worker) {
+                    Some(session) => format!("worker {worker} ({}, {})", session.row.host, session.collective_address),
+                    None => format!("worker {worker}"),
+                };
+                let message = format!(
+                    "{} and {} could not reach each other {attempts} times in a row: worker {worker} is left out, and tried again \
+                     when worker {peer} is gone, or in 10 minutes\n\
+                     hint: each worker must reach every other at the address it listens on (--listen, firewalls, wrong interface)",
+                    name(peer),
+                    name(worker),
+                );
+                tracing::warn!(worker, peer, attempts, "two workers cannot reach each other; one is left out");
+                self.emit(RunEvent::Notice { message });
+            }
             Action::Offer { source, joiner, transfer, next_step } => {
                 tracing::info!(worker = joiner, source, next_step, "a worker is sent the state");
                 self.send(source, wire::response(ToWorker::Offer(v1::Offer { transfer, next_step })));
@@ -78,7 +93,7 @@ impl Driver {
                 }
             }
             Action::Wait { message } => {
-                tracing::info!(message, "waiting");
+                tracing::info!(what = message, "the run waits");
                 self.emit(RunEvent::Waiting { message });
             }
             Action::Commit { .. } | Action::RollBack { .. } | Action::Ended(_) => unreachable!("handle() takes these"),
@@ -109,6 +124,7 @@ impl Driver {
 
     fn form_group(&mut self, generation: u64, workers: &[WorkerId]) -> Result<(), RunError> {
         self.settle_untrained(workers);
+        self.share_slots_anew(workers);
         let members: Vec<_> = workers.iter().map(|worker| self.sessions[worker].row.clone()).collect();
         self.ledger.record_members(generation, &members)?;
         let peer = |worker: &WorkerId| v1::Peer {

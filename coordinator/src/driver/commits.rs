@@ -33,6 +33,7 @@ impl Driver {
         tokio::task::block_in_place(|| ledger.commit(&commit))?;
         drop(_entered);
         self.report_step(&commit, mean);
+        self.consider_speeds();
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ballast_proto::v1::session_request::Message as FromWorker;
 use ballast_proto::{PROTOCOL_VERSION, v1};
 
+use super::steps::pixels_of;
 use super::{Driver, Session};
 use crate::ledger::MemberRow;
 use crate::membership::WorkerId;
@@ -78,15 +79,17 @@ impl Driver {
                 Event::Ready { worker, held: Held { next_step, params_hash, chain, pending } }
             }
             FromWorker::Reduced(reduced) => {
-                let v1::Reduced { generation, step, gradient_hash, gradient_norm, losses } = reduced;
+                let v1::Reduced { generation, step, gradient_hash, gradient_norm, losses, compute_seconds } = reduced;
                 if let Some(planned) = self.planned.get_mut(&step) {
+                    let pixels = pixels_of(&planned.plan, &losses);
+                    self.speeds.note(worker, compute_seconds, pixels);
                     planned.losses.insert(worker, losses);
                     planned.gradient_norm = gradient_norm;
                 }
                 Event::Reduced { worker, generation, step, gradient_hash }
             }
-            FromWorker::CollectiveFailed(v1::CollectiveFailed { generation, step, reason }) => {
-                Event::CollectiveFailed { worker, generation, step, reason }
+            FromWorker::CollectiveFailed(v1::CollectiveFailed { generation, step, reason, peer_rank }) => {
+                Event::CollectiveFailed { worker, generation, step, peer_rank, reason }
             }
             FromWorker::Saved(saved) => self.saved(worker, saved)?,
             FromWorker::Sampled(v1::Sampled { next_step, paths, error, request }) => {

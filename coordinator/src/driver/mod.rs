@@ -6,6 +6,7 @@ mod inputs;
 mod milestones;
 mod planning;
 mod sameness;
+mod speeds;
 mod steps;
 
 use std::collections::{BTreeMap, HashSet};
@@ -33,6 +34,7 @@ use crate::schedules::Schedules;
 use crate::service::{Input, Outbox};
 use crate::wire;
 use milestones::MilestoneReport;
+use speeds::Speeds;
 use steps::PlannedStep;
 
 /// How often the core looks at the clock; well below any lease.
@@ -70,6 +72,11 @@ pub(crate) struct Driver {
     sessions: BTreeMap<WorkerId, Session>,
     next_worker: WorkerId,
     planned: BTreeMap<u64, PlannedStep>,
+    /// How fast the workers are.
+    speeds: Speeds,
+    /// The workers of the generation, and how many slots each has.
+    group: Vec<WorkerId>,
+    slot_counts: Vec<u32>,
     /// What workers reported for a milestone: parameter hash, paths, errors.
     reports: BTreeMap<(Milestone, u64), MilestoneReport>,
     skipped: HashSet<String>,
@@ -113,6 +120,7 @@ impl Driver {
             ..
         } = run;
         let (dataset, mut ledger) = (Arc::new(dataset), ledger);
+        ledger.forget_end()?;
         if let Some(address) = address {
             ledger.record_address(&address.to_string())?;
         }
@@ -134,6 +142,9 @@ impl Driver {
             ledger,
             sessions: BTreeMap::new(),
             planned: BTreeMap::new(),
+            speeds: Speeds::default(),
+            group: Vec::new(),
+            slot_counts: Vec::new(),
             reports: BTreeMap::new(),
             skipped: HashSet::new(),
             traceparent: String::new(),

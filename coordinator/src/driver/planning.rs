@@ -40,9 +40,9 @@ impl Driver {
             epoch,
             total_steps: self.run_schedule.steps(),
             traceparent: &traceparent,
-            world_size: workers.len() as u32,
+            slot_counts: &self.slot_counts,
         };
-        let plans: Vec<_> = (0..context.world_size).map(|rank| context.plan_for(&plan, rank)).collect();
+        let plans: Vec<_> = (0..workers.len() as u32).map(|rank| context.plan_for(&plan, rank)).collect();
         for (worker, plan) in workers.iter().zip(plans) {
             self.send(*worker, wire::response(ToWorker::Plan(plan)));
         }

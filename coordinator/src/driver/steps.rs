@@ -1,8 +1,8 @@
 //! A planned step on its way to the ledger: matches what the workers report with what was planned. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use ballast_common::schedule::StepPlan;
+use ballast_common::schedule::{SlotPlan, StepPlan};
 use ballast_proto::v1;
 
 use crate::ledger::LossRow;
@@ -55,6 +55,13 @@ pub(super) fn loss_rows(plan: &StepPlan, losses: &[v1::OccurrenceLoss]) -> Vec<L
     losses.iter().map(row).collect()
 }
 
+/// Pixels of the micro-batches whose losses these are: what computing them costs.
+pub(super) fn pixels_of(plan: &StepPlan, losses: &[v1::OccurrenceLoss]) -> u64 {
+    let positions: HashSet<u64> = losses.iter().map(|loss| loss.position).collect();
+    let is_own = |slot: &&SlotPlan| slot.occurrences.first().is_some_and(|first| positions.contains(&first.position));
+    plan.slots.iter().filter(is_own).map(|slot| u64::from(slot.bucket.width) * u64::from(slot.bucket.height)).sum()
+}
+
 /// Mean over the pictures that were used, unweighted.
 pub(super) fn mean_loss(losses: &[v1::OccurrenceLoss]) -> f64 {
     let used: Vec<_> = losses.iter().filter(|loss| loss.skipped.is_empty()).map(|loss| f64::from(loss.loss)).collect();
@@ -64,7 +71,7 @@ pub(super) fn mean_loss(losses: &[v1::OccurrenceLoss]) -> f64 {
 #[cfg(test)]
 mod tests {
     use ballast_common::dataset::Bucket;
-    use ballast_common::schedule::{Occurrence, SlotPlan};
+    use ballast_common::schedule::Occurrence;
 
     use super::*;
 
@@ -91,6 +98,7 @@ mod tests {
         let found: Vec<_> = rows.iter().map(|row| (row.position, row.sample, row.skipped.as_deref())).collect();
         assert_eq!(found, [(4, 14, None), (5, 15, None), (6, 16, None), (7, 17, Some("truncated"))]);
         assert_eq!(mean_loss(&losses), 5.0);
+        assert_eq!([pixels_of(&plan(), &by_worker[&2]), pixels_of(&plan(), &losses)], [64 * 64, 2 * 64 * 64]);
     }
 
     #[test]

@@ -58,7 +58,6 @@ impl Ledger {
             write.execute([INCARNATION, &number.to_string()])?;
             write.execute([COORDINATOR, who])?;
             transaction.execute("INSERT OR IGNORE INTO run VALUES (?, ?)", [RUN_KEY, run_key])?;
-            transaction.execute("DELETE FROM run WHERE key = ?", [ENDED])?;
             Ok(number)
         })?;
         self.incarnation = Some(number);
@@ -89,6 +88,14 @@ impl Ledger {
     /// When the file cannot be written.
     pub(crate) fn record_end(&mut self, end: End) -> Result<(), LedgerError> {
         self.record_fact(ENDED, end.word())
+    }
+
+    /// The run goes on.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn forget_end(&mut self) -> Result<(), LedgerError> {
+        self.transact("write", |transaction| transaction.execute("DELETE FROM run WHERE key = ?", [ENDED]).map(drop))
     }
 
     /// Returns how the run has ended; none while it is under way, or when it was cut short.
@@ -236,6 +243,8 @@ mod tests {
         ledger.record_end(End::Stopped).unwrap();
         assert_eq!(ledger.end().unwrap(), Some(End::Stopped));
         ledger.begin_incarnation("b", "k").unwrap();
+        assert_eq!(ledger.end().unwrap(), Some(End::Stopped), "who only looks changes nothing");
+        ledger.forget_end().unwrap();
         assert_eq!(ledger.end().unwrap(), None);
     }
 }

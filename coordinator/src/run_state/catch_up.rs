@@ -32,11 +32,17 @@ enum Progress {
 }
 
 impl RunState {
-    /// Names the joiners that can be taken in now: as many as there are slots without a worker.
+    /// Names the joiners that can be taken in now: as many as there are slots without a worker, and links to all others.
     pub(super) fn next_joiners(&self) -> Vec<WorkerId> {
-        let free = self.config.slots.saturating_sub(self.group.len() + self.transfers.len());
-        let waits = |worker: &WorkerId| !self.group.contains(worker) && !self.transfers.contains_key(worker);
-        self.membership.ready_workers().into_iter().filter(waits).take(free).collect()
+        let mut present: Vec<_> = self.group.iter().chain(self.transfers.keys()).copied().collect();
+        let first_new = present.len();
+        for worker in self.membership.ready_workers() {
+            let is_new = present.len() < self.config.slots && !present.contains(&worker);
+            if is_new && self.links.reach(worker, &present) {
+                present.push(worker);
+            }
+        }
+        present.split_off(first_new)
     }
 
     /// Ends the generation between two steps and starts to send the state to those who wait.

@@ -10,15 +10,15 @@ impl RunState {
         let slept = now.saturating_sub(std::mem::replace(&mut self.last_tick, now));
         if slept > self.config.lease / 2 {
             self.membership.excuse(now);
-            if let Phase::Gathering { since } | Phase::Reuniting { since } | Phase::CatchingUp { since } =
-                &mut self.phase
-            {
-                *since += slept;
+            if let Phase::Reuniting { since } | Phase::CatchingUp { since } = &mut self.phase {
+                // What began since then has not been slept through.
+                *since = (*since + slept).min(now);
             }
         }
         let reason = format!("silent for more than {} s", self.config.lease.as_secs_f64());
         let expired = self.membership.expired(now, self.config.lease);
         self.lose_all(expired, &reason, actions);
+        self.links.forgive(now);
         self.try_start(now, actions);
         self.try_reunite(actions);
         self.give_up_slow_joiners(now, actions);
@@ -44,6 +44,7 @@ impl RunState {
         let (mut members, mut joiners, mut holders) = (Vec::new(), Vec::new(), Vec::new());
         for worker in lost.into_iter().filter(|worker| self.membership.get(*worker).is_some()).collect::<Vec<_>>() {
             self.evict(worker, reason.to_owned(), actions);
+            self.links.forget(worker);
             let was_holder = self.reunion.forget(worker);
             if self.transfers.remove(&worker).is_some() {
                 joiners.push(worker);

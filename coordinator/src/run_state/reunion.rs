@@ -98,8 +98,13 @@ impl RunState {
     /// Whether the workers that are left of the group cannot go on.
     pub(super) fn too_few_are_left(&self) -> bool {
         // Whoever is closing the run needs no more than one.
-        let least = if self.phase == Phase::Closing { 1 } else { self.config.min_workers.max(1) };
+        let least = if self.phase == Phase::Closing { 1 } else { self.least_workers() };
         self.group.len() < least
+    }
+
+    /// So many are needed to compute: `min_workers`, as far as they can share the slots.
+    fn least_workers(&self) -> usize {
+        self.config.min_workers.min(self.config.slots).max(1)
     }
 
     /// Stops the work until enough workers hold the state; fails where none can come back.
@@ -125,7 +130,7 @@ impl RunState {
         self.reunion = Reunion { expected, former, held, holders: holders.into_iter().collect(), ..Reunion::default() };
         self.count_holders_among_the_waiting(actions);
         self.phase = Phase::Reuniting { since: self.now };
-        let (steps, least) = (self.next_step, self.config.min_workers.max(1));
+        let (steps, least) = (self.next_step, self.least_workers());
         let message = if self.reunion.holders.is_empty() {
             format!(
                 "no worker is left that holds the state after {steps} steps ({reason}): waiting up to {} for one to come \
@@ -194,7 +199,7 @@ impl RunState {
         }
         let waited = self.now.saturating_sub(since);
         let ready = self.membership.ready_workers();
-        let is_enough = ready.len() >= self.config.min_workers.max(1);
+        let is_enough = ready.len() >= self.least_workers();
         let everybody = self.reunion.missing().is_empty();
         let is_time = everybody || waited >= self.config.rejoin_timeout;
         let holders: Vec<_> = ready.into_iter().filter(|worker| self.reunion.holders.contains(worker)).collect();
@@ -251,7 +256,7 @@ impl RunState {
 
     /// Goes on with those who hold the state. The others are sent it first.
     fn go_on(&mut self, holders: Vec<WorkerId>, actions: &mut Vec<Action>) {
-        self.group = holders.into_iter().take(self.config.slots).collect();
+        self.group = self.links.connected(holders, self.config.slots);
         self.formed.clone_from(&self.group);
         self.phase = Phase::Stepping { votes: BTreeMap::new() };
         if self.next_step < self.config.stop_step && !self.next_joiners().is_empty() {

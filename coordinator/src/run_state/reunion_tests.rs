@@ -104,7 +104,7 @@ fn who_does_not_come_back_in_time_is_not_waited_for() {
         matches!(&wait(&mut core, 0..=0)[..], [Action::Wait { message }] if message.contains("up to 30 s for the 2"))
     );
     back(&mut core, 3, 1, at(5), 1);
-    assert!(!has_formed(&wait(&mut core, 2..=29), &[3]));
+    assert!(!has_formed(&wait(&mut core, 1..=29), &[3]));
     assert!(has_formed(&wait(&mut core, 30..=30), &[3]));
 }
 
@@ -112,7 +112,7 @@ fn who_does_not_come_back_in_time_is_not_waited_for() {
 fn when_nobody_has_the_state_the_run_goes_back_and_all_join_anew() {
     let mut core = restarted(&[1, 2]);
     back(&mut core, 3, 0, Held::default(), 1);
-    assert_eq!(wait(&mut core, 2..=29).iter().filter(|action| matches!(action, Action::RollBack { .. })).count(), 0);
+    assert_eq!(wait(&mut core, 1..=29).iter().filter(|action| matches!(action, Action::RollBack { .. })).count(), 0);
     let actions = wait(&mut core, 30..=30);
     assert!(
         matches!(&actions[..], [Action::StartOver { workers, .. }, Action::RollBack { .. }] if workers == &[3]),

@@ -64,15 +64,19 @@ impl RunState {
     pub(super) fn on_collective_failed(
         &mut self,
         worker: WorkerId,
-        generation: u64,
-        step: u64,
+        (generation, step): (u64, u64),
+        peer_rank: Option<u32>,
         reason: &str,
         actions: &mut Vec<Action>,
     ) {
         let current = generation == self.generation && step == self.next_step && self.group.contains(&worker);
-        if current && matches!(self.phase, Phase::Stepping { .. }) {
-            self.regroup(&format!("the collective failed on worker {worker}: {reason}"), actions);
+        if !current || !matches!(self.phase, Phase::Stepping { .. }) {
+            return;
         }
+        if let Some(peer_rank) = peer_rank {
+            self.on_broken_link(worker, peer_rank, actions);
+        }
+        self.regroup(&format!("the collective failed on worker {worker}: {reason}"), actions);
     }
 
     pub(super) fn on_committed(&mut self, step: u64, chain: String, actions: &mut Vec<Action>) {
@@ -85,16 +89,17 @@ impl RunState {
         let previous_chain = std::mem::replace(&mut self.chain, chain);
         self.head = Some(Head { step, generation, gradient_hash, previous_chain });
         self.state_hash = None;
+        self.links.forget_failures();
         self.done.clear();
         if self.interrupted {
             self.config.stop_step = self.next_step;
         }
         let lost = std::mem::take(&mut self.lost_in_commit);
-        if self.too_few_are_left() {
-            self.reunite(&lost.join("; "), actions);
-            return;
-        }
         if !lost.is_empty() {
+            if self.too_few_are_left() {
+                self.reunite(&lost.join("; "), actions);
+                return;
+            }
             self.form_group_of_survivors(&lost.join("; "), actions);
         }
         self.start_milestones(self.next_step, actions);

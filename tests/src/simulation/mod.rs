@@ -35,6 +35,8 @@ pub struct Tally {
     pub rollbacks: u64,
     /// Workers that came back with what they held.
     pub returns: u64,
+    /// Workers left out because they and another one could not reach each other.
+    pub left_out: u64,
     /// Workers that saved their state because no coordinator came back.
     pub saved_alone: u64,
     /// Checkpoints left out because one was being written.
@@ -57,6 +59,7 @@ impl AddAssign for Tally {
         self.saved_alone += other.saved_alone;
         self.skipped_saves += other.skipped_saves;
         self.failed_saves += other.failed_saves;
+        self.left_out += other.left_out;
     }
 }
 
@@ -64,12 +67,12 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { schedules, events, commits, losses, catch_ups, expulsions, coordinator_deaths, rollbacks, .. } =
             self;
-        let Self { returns, saved_alone, skipped_saves, failed_saves, .. } = self;
+        let Self { returns, saved_alone, left_out, skipped_saves, failed_saves, .. } = self;
         write!(
             f,
             "{schedules} schedules, {events} events, {commits} commits, {losses} workers lost, {catch_ups} caught up, \
              {expulsions} expelled, {coordinator_deaths} coordinators killed, {rollbacks} rollbacks, {returns} workers returned, \
-             {saved_alone} saved alone, {skipped_saves} saves left out, {failed_saves} failed"
+             {saved_alone} saved alone, {left_out} left out, {skipped_saves} saves left out, {failed_saves} failed"
         )
     }
 }

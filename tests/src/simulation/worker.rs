@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::truth;
 use ballast_coordinator::run_state::{Action, Event, Held, WorkerId};
 
-/// The chain of a state that is half another one's.
+/// The chain of a state that is none of the run's, or half another one's.
 pub(super) const NO_CHAIN: &str = "partial";
 
 /// What a worker is doing. Each takes time, and may be cut short.
@@ -57,6 +57,8 @@ pub(super) struct Worker {
     pub(super) plans: BTreeMap<u64, u64>,
     /// The vote that waits for its commit: generation, step, gradient.
     pub(super) pending: Option<(u64, u64, u64)>,
+    /// Rank of the peer that it cannot reach, when its sum is about to fail for that.
+    pub(super) unreachable: Option<u32>,
     /// Transfers that may read its state.
     pub(super) offers: BTreeSet<u64>,
     /// Stands still until then (SIGSTOP, a machine that swaps).
@@ -83,6 +85,7 @@ impl Worker {
             group: Vec::new(),
             plans: BTreeMap::new(),
             pending: None,
+            unreachable: None,
             offers: BTreeSet::new(),
             paused_until: 0,
             corrupt_until: 0,

@@ -15,7 +15,7 @@ use super::DeviceThread;
 use crate::error::WorkerError;
 use crate::save::{SaveError, save_checkpoint};
 
-/// The chain of a state that is half another one's: no ledger has it.
+/// The chain of a state that is none of the run's, or half another one's: no ledger has it.
 pub(super) const NO_CHAIN: &str = "partial";
 /// The key of `state.json`'s `run` object that names the chain.
 const CHAIN: &str = "chain";

@@ -165,6 +165,7 @@ impl World {
                 }
             }
             Action::RollBack { .. } => return self.go_back(),
+            Action::LeaveOut { .. } => self.tally.left_out += 1,
             Action::Wait { .. } => {}
             Action::Evict { worker, reason, .. } => {
                 self.tally.losses += 1;

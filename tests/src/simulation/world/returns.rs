@@ -104,8 +104,8 @@ fn said_by(event: Event, worker: WorkerId) -> Event {
         Event::Reduced { generation, step, gradient_hash, .. } => {
             Event::Reduced { worker, generation, step, gradient_hash }
         }
-        Event::CollectiveFailed { generation, step, reason, .. } => {
-            Event::CollectiveFailed { worker, generation, step, reason }
+        Event::CollectiveFailed { generation, step, peer_rank, reason, .. } => {
+            Event::CollectiveFailed { worker, generation, step, peer_rank, reason }
         }
         Event::Done { milestone, next_step, request, params_hash, .. } => {
             Event::Done { worker, milestone, next_step, request, params_hash }

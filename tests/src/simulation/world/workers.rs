@@ -1,5 +1,7 @@
 //! What workers do when something happens to them.
 
+use std::collections::BTreeMap;
+
 use ballast_coordinator::run_state::{Action, Event, Milestone, WorkerId};
 
 use super::{Happening, World};
@@ -109,7 +111,7 @@ impl World {
             Action::Welcome { .. } if worker.is_welcomed => self.say_ready(id),
             Action::Welcome { catch_up, .. } => {
                 worker.is_welcomed = true;
-                worker.chain = if catch_up { String::new() } else { chain };
+                worker.chain = if catch_up { NO_CHAIN.to_owned() } else { chain };
                 worker.next_step = (!catch_up).then_some(self.first_step);
                 worker.state = if catch_up { FIRST_STATE } else { self.truth[self.first_step as usize] };
                 self.begin(id, Activity::Loading, 500);
@@ -124,11 +126,11 @@ impl World {
             Action::Plan { generation, step, .. } => {
                 worker.plans.insert(step, generation);
             }
-            Action::Apply { generation, step, gradient_hash, .. } => {
-                let Some((held_in, held, gradient)) = worker.pending.take() else {
+            Action::Apply { step, gradient_hash, .. } => {
+                let Some((_, held, gradient)) = worker.pending.take() else {
                     return Err(format!("worker {id} is told to apply step {step}, for which it did not vote"));
                 };
-                if (held_in, held) != (generation, step) || gradient_hash != truth::hash(gradient) {
+                if held != step || gradient_hash != truth::hash(gradient) {
                     return Err(format!("worker {id} is told to apply step {step}, it holds step {held}"));
                 }
                 worker.state = truth::apply(worker.state, gradient);
@@ -267,11 +269,8 @@ impl World {
             (Some(one), Some(other)) => self.links.are_apart(one.machine, other.machine, self.now),
             _ => true,
         };
-        let broken: Vec<WorkerId> = group
-            .iter()
-            .copied()
-            .filter(|one| group.iter().any(|other| one != other && is_apart(one, other)))
-            .collect();
+        let peer_of = |one: &WorkerId| group.iter().position(|other| one != other && is_apart(one, other));
+        let broken: BTreeMap<WorkerId, usize> = group.iter().filter_map(|one| Some((*one, peer_of(one)?))).collect();
         if group.iter().any(|member| !self.workers.contains_key(member)) {
             self.break_sum(id, 50);
             return Ok(());
@@ -284,7 +283,9 @@ impl World {
             if worker.state != self.truth[step as usize] || worker.next_step != Some(step) {
                 return Err(format!("worker {member} adds to step {step} from another state"));
             }
-            if broken.contains(&member) {
+            if let Some(peer_rank) = broken.get(&member) {
+                let worker = self.workers.get_mut(&member).expect("it reduces");
+                worker.unreachable = Some(*peer_rank as u32);
                 self.break_sum(member, 2_000);
             } else if broken.is_empty() {
                 let number = worker.activity_number;
@@ -320,7 +321,8 @@ impl World {
             worker.pending = Some((generation, step, gradient));
             Event::Reduced { worker: id, generation, step, gradient_hash: truth::hash(gradient) }
         } else {
-            Event::CollectiveFailed { worker: id, generation, step, reason: "a link broke".to_owned() }
+            let peer_rank = worker.unreachable.take();
+            Event::CollectiveFailed { worker: id, generation, step, peer_rank, reason: "a link broke".to_owned() }
         };
         self.say(id, event);
         self.pump(id)
