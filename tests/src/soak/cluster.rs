@@ -23,7 +23,7 @@ pub(super) enum Stage {
     Starting,
     /// Has loaded the model.
     Loaded,
-    /// Was in a generation of the present coordinator: it holds the state.
+    /// Was in a generation, and has not been given up since: it holds the state.
     Member,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Worker {
     pub(super) start_at: Option<Instant>,
     /// When it is to go on.
     pub(super) continue_at: Option<Instant>,
-    /// How many coordinators there had been when it was started.
+    /// How many coordinators there had been when it last took part in a generation.
     coordinators: u32,
 }
 
@@ -125,7 +125,7 @@ impl Cluster {
             was_stopped: false,
             start_at: None,
             continue_at: None,
-            coordinators: self.coordinators,
+            coordinators: 0,
         };
         Ok(())
     }
@@ -146,6 +146,9 @@ impl Cluster {
         if let Some(process) = &worker.process {
             process.signal("STOP");
             (worker.stopped, worker.was_stopped, worker.continue_at) = (Some(Instant::now()), true, Some(continue_at));
+            if continue_at.saturating_duration_since(Instant::now()) > Duration::from_secs(LEASE_SECONDS) {
+                worker.stage = Stage::Loaded;
+            }
         }
     }
 
@@ -172,6 +175,11 @@ impl Cluster {
         self.coordinator.is_some() && !self.coordinator_stopped && self.workers.iter().any(Worker::is_running)
     }
 
+    /// Whether no worker that runs holds the state.
+    pub(super) fn is_orphaned(&self) -> bool {
+        !self.workers.iter().any(|worker| worker.is_running() && worker.stage == Stage::Member)
+    }
+
     pub(super) fn by_process(&self, process_id: u32) -> Option<usize> {
         let is_meant = |worker: &Worker| worker.process.as_ref().is_some_and(|process| process.id() == process_id);
         self.workers.iter().position(is_meant)
@@ -183,7 +191,7 @@ impl Cluster {
         if text.contains("model loaded") {
             worker.stage = worker.stage.max(Stage::Loaded);
         } else if text.contains("generation formed") {
-            worker.stage = Stage::Member;
+            (worker.stage, worker.coordinators) = (Stage::Member, self.coordinators);
         }
     }
 
@@ -192,45 +200,32 @@ impl Cluster {
         self.last_words.push_front(text.to_owned());
     }
 
-    /// Takes the processes that have ended by themselves. Returns each with whether that may be.
+    /// Takes the workers that have ended by themselves. Returns each with whether it may: one that stood still was given up,
+    /// and is told so when it goes on.
     pub(super) fn reap_workers(&mut self) -> Vec<(usize, String, bool)> {
         let mut ended = Vec::new();
         for index in 0..self.workers.len() {
-            let coordinators = self.coordinators;
-            let coordinator_is_there = self.coordinator.is_some();
             let worker = &mut self.workers[index];
             let Some(status) = worker.process.as_mut().and_then(Process::exit) else { continue };
-            // Given up while it stood still, or its coordinator is gone.
-            let may = worker.was_stopped || !coordinator_is_there || worker.coordinators != coordinators;
-            ended.push((index, format!("{} ended by itself: {status}", worker.name()), may));
+            ended.push((index, format!("{} ended by itself: {status}", worker.name()), worker.was_stopped));
             worker.process = None;
             (worker.stopped, worker.continue_at) = (None, None);
         }
         ended
     }
 
-    /// Takes the coordinator's end, if it has ended.
+    /// Says whether the run is over: the coordinator has ended, and well.
     ///
     /// # Errors
-    /// When it had no reason to.
-    pub(super) fn reap_coordinator(&mut self) -> anyhow::Result<Option<CoordinatorEnd>> {
-        let Some(status) = self.coordinator.as_mut().and_then(Process::exit) else { return Ok(None) };
+    /// When it ended in any other way, which it has no reason to.
+    pub(super) fn is_over(&mut self) -> anyhow::Result<bool> {
+        let Some(status) = self.coordinator.as_mut().and_then(Process::exit) else { return Ok(false) };
         self.coordinator = None;
         if status.success() {
-            return Ok(Some(CoordinatorEnd::Finished));
+            return Ok(true);
         }
         let said = self.last_words.iter().find(|line| line.starts_with("error: ")).cloned().unwrap_or_default();
-        if !said.contains("no worker is left") {
-            bail!("the coordinator ended with {status}: {said}");
-        }
-        let holds_the_state = |worker: &&Worker| {
-            let undisturbed = worker.is_running() && !worker.was_stopped && worker.coordinators == self.coordinators;
-            undisturbed && worker.stage == Stage::Member
-        };
-        if let Some(worker) = self.workers.iter().find(holds_the_state) {
-            bail!("the coordinator gave up although {} runs and holds the state: {said}", worker.name());
-        }
-        Ok(Some(CoordinatorEnd::WithoutWorkers))
+        bail!("the coordinator ended by itself: {status}: {said}")
     }
 
     /// Whether a worker that runs undisturbed belongs to the run, hence has to end with it.
@@ -242,15 +237,6 @@ impl Cluster {
     fn which(&self, is_meant: impl Fn(&Worker) -> bool) -> Vec<usize> {
         (0..self.workers.len()).filter(|index| is_meant(&self.workers[*index])).collect()
     }
-}
-
-/// How a coordinator ended by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CoordinatorEnd {
-    /// The run is over.
-    Finished,
-    /// Nobody holds the state any more: the run has to be resumed from a checkpoint.
-    WithoutWorkers,
 }
 
 impl Worker {

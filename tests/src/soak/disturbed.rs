@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use super::cluster::{self, Cluster, CoordinatorEnd, Stage, beyond_the_lease, within_the_lease};
+use super::cluster::{self, Cluster, Stage, beyond_the_lease, within_the_lease};
 use super::faults::{self, Fault, Planned};
 use super::journal::Journal;
 use super::ledger::LedgerReader;
 use super::liveness::{Cause, Limits, Liveness, Stall};
-use super::material::{CHECKPOINT_EVERY, LEASE_SECONDS, Material};
+use super::material::{CHECKPOINT_EVERY, LEASE_SECONDS, Material, REJOIN_SECONDS};
 use super::process::Message;
 use super::{GLANCE, Options, listen};
 
@@ -35,7 +35,7 @@ const AFTER_CLOSED: Duration = Duration::from_secs(3);
 const AFTER_LEASE: Duration = Duration::from_secs(1);
 /// A glance that comes so late means that the machine stood still.
 const STOOD_STILL: Duration = Duration::from_millis(300);
-/// How long after its workers a coordinator may end that explains their end.
+/// How long after a worker its coordinator may end well, which explains the worker's end.
 const EXPLAINED: Duration = Duration::from_secs(3);
 /// Committed steps before the first additional worker is started, to measure a step first.
 const STEPS_MEASURED: u64 = 6;
@@ -88,8 +88,10 @@ pub(super) struct Disturbed<'a> {
     due: Vec<(Instant, Planned)>,
     /// Faults that wait for a checkpoint or a catch-up.
     waiting: Vec<Planned>,
-    /// Workers that ended by themselves: when, under which coordinator, and how.
-    suspicions: Vec<(Instant, u32, String)>,
+    /// Workers that ended by themselves: when, and how.
+    suspicions: Vec<(Instant, String)>,
+    /// Whether no worker that runs holds the state.
+    is_orphaned: bool,
     faults: u64,
     done: u64,
     tally: Tally,
@@ -127,6 +129,7 @@ impl<'a> Disturbed<'a> {
             due: Vec::new(),
             waiting: Vec::new(),
             suspicions: Vec::new(),
+            is_orphaned: false,
             faults: options.faults,
             done: 0,
             tally: Tally::default(),
@@ -195,7 +198,10 @@ impl<'a> Disturbed<'a> {
                 let started = self.cluster.coordinator.as_ref().map(|process| process.started);
                 self.measured.coordinator_start = started.map(|started| started.elapsed()).unwrap_or_default();
             }
-            if ["lost", "training from", "roll", "disagree", "differ"].iter().any(|part| text.contains(part)) {
+            if ["lost", "training from", "roll", "taken back", "disagree", "differ", "holds the state", "came back"]
+                .iter()
+                .any(|part| text.contains(part))
+            {
                 self.journal.note(&format!("coordinator: {text}"));
             }
         }
@@ -252,14 +258,17 @@ impl<'a> Disturbed<'a> {
     fn begin(&mut self) {
         let Measured { step, worker_start, coordinator_start, catch_up } = self.measured;
         let closed = AFTER_CLOSED + step + catch_up;
+        let rejoin = Duration::from_secs(REJOIN_SECONDS);
         let limits = Limits {
             closed,
             silence: Duration::from_secs(LEASE_SECONDS) + AFTER_LEASE + step + catch_up,
-            restart: closed + coordinator_start + worker_start,
+            restart: closed + coordinator_start + worker_start + rejoin,
+            orphaned: Duration::from_secs(LEASE_SECONDS) + rejoin + closed + worker_start,
         };
         self.journal.say(&format!(
             "undisturbed: a step {:.2} s, a worker's start {:.2} s, a coordinator's start {:.2} s, a catch-up {:.2} s; \
-             a stall may last {:.1} s after a closed connection, {:.1} s after silence, {:.1} s after a restart",
+             a stall may last {:.1} s after a closed connection, {:.1} s after silence, {:.1} s after a restart, {:.1} s after \
+             the loss of all who held the state",
             step.as_secs_f64(),
             worker_start.as_secs_f64(),
             coordinator_start.as_secs_f64(),
@@ -267,6 +276,7 @@ impl<'a> Disturbed<'a> {
             limits.closed.as_secs_f64(),
             limits.silence.as_secs_f64(),
             limits.restart.as_secs_f64(),
+            limits.orphaned.as_secs_f64(),
         ));
         self.liveness = Some(Liveness::new(limits, self.journal.now()));
     }
@@ -274,19 +284,13 @@ impl<'a> Disturbed<'a> {
     /// Takes the ends of processes. True when the run is over.
     fn look_at_the_processes(&mut self) -> anyhow::Result<bool> {
         // The coordinator first: its end explains the workers'.
-        match self.cluster.reap_coordinator()? {
-            Some(CoordinatorEnd::Finished) => return Ok(true),
-            Some(CoordinatorEnd::WithoutWorkers) => {
-                self.journal.say("no worker holds the state any more: the run is resumed");
-                self.cluster.coordinator_start_at = Some(Instant::now());
-                (self.cluster.coordinator_stopped, self.cluster.coordinator_continue_at) = (false, None);
-            }
-            None => {}
+        if self.cluster.is_over()? {
+            return Ok(true);
         }
         for (index, what, may) in self.cluster.reap_workers() {
             self.journal.note(&what);
             if !may {
-                self.suspicions.push((Instant::now(), self.cluster.coordinators, what));
+                self.suspicions.push((Instant::now(), what));
             }
             self.disturb(Cause::Closed);
             self.cluster.workers[index].start_at = Some(Instant::now());
@@ -294,12 +298,11 @@ impl<'a> Disturbed<'a> {
         Ok(false)
     }
 
-    /// A worker ends without a reason of its own only when its coordinator ends, which may be seen later.
+    /// A worker may end by itself only when the run does, which may be seen a little later: whoever is left without a
+    /// coordinator, or without the state, comes back instead.
     fn judge_ends(&mut self) -> anyhow::Result<()> {
-        let (coordinators, is_there) = (self.cluster.coordinators, self.cluster.coordinator.is_some());
-        self.suspicions.retain(|(_, at_the_time, _)| is_there && *at_the_time == coordinators);
-        match self.suspicions.iter().find(|(at, ..)| at.elapsed() > EXPLAINED) {
-            Some((_, _, what)) => bail!("{what}, although nothing had been done to it"),
+        match self.suspicions.iter().find(|(at, _)| at.elapsed() > EXPLAINED) {
+            Some((_, what)) => bail!("{what}, which it has no reason to"),
             None => Ok(()),
         }
     }
@@ -531,6 +534,12 @@ impl<'a> Disturbed<'a> {
             return Ok(());
         };
         liveness.set_blocked(!self.cluster.can_commit(), now);
+        let is_orphaned = self.cluster.is_orphaned();
+        if is_orphaned && !std::mem::replace(&mut self.is_orphaned, is_orphaned) {
+            self.journal.note("nobody who runs holds the state");
+            liveness.disturb(Cause::Orphaned, now);
+        }
+        self.is_orphaned = is_orphaned;
         if let Some(stall) = liveness.violation(now) {
             bail!("nothing was committed after step {} for {stall}", self.next_step);
         }

@@ -2,8 +2,8 @@
 //!
 //! A stall is the time from a commit to the next one. Time in which nobody could commit (no coordinator, or no worker that
 //! runs) does not count. What was done to the run gives it time: so much after a closed connection, so much after silence,
-//! so much after a new start. Where several things happened, the latest of the deadlines holds, and the stall counts as one
-//! of the strongest.
+//! so much after a new start. Where several things happened, the latest of the deadlines holds, and the stall is named after
+//! the strongest of what happened in it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +18,8 @@ pub(super) enum Cause {
     Silence,
     /// There was no coordinator, or no worker, and now there is.
     Restart,
+    /// Nobody who runs holds the state: some may come back with it, or the run goes back to a checkpoint.
+    Orphaned,
 }
 
 /// How long nothing may be committed after each cause.
@@ -26,7 +28,19 @@ pub(super) struct Limits {
     pub(super) closed: Duration,
     pub(super) silence: Duration,
     pub(super) restart: Duration,
+    pub(super) orphaned: Duration,
 }
+
+/// What happened, when, and until when that is a reason.
+#[derive(Debug, Clone, Copy)]
+struct Happened {
+    cause: Cause,
+    at: Duration,
+    deadline: Duration,
+}
+
+/// So long after something has happened, a commit may come that was under way already.
+const UNDER_WAY: Duration = Duration::from_millis(500);
 
 /// A time in which nothing was committed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,8 +58,7 @@ pub(super) struct Liveness {
     since: Duration,
     /// Whether nobody can commit.
     blocked: bool,
-    /// What happened, and until when that is a reason.
-    causes: Vec<(Cause, Duration)>,
+    causes: Vec<Happened>,
     /// The longest stall of each kind.
     pub(super) longest: BTreeMap<Cause, Stall>,
 }
@@ -61,8 +74,9 @@ impl Liveness {
             Cause::Closed => self.limits.closed,
             Cause::Silence => self.limits.silence,
             Cause::Restart => self.limits.restart,
+            Cause::Orphaned => self.limits.orphaned,
         };
-        self.causes.push((cause, now + limit));
+        self.causes.push(Happened { cause, at: now, deadline: now + limit });
     }
 
     /// Says whether anybody can commit at all.
@@ -77,7 +91,7 @@ impl Liveness {
     /// This program, hence the machine, stood still for so long.
     pub(super) fn excuse(&mut self, time: Duration) {
         self.since += time;
-        self.causes.iter_mut().for_each(|(_, deadline)| *deadline += time);
+        self.causes.iter_mut().for_each(|happened| happened.deadline += time);
     }
 
     /// A step was committed. Returns the stall that it ends.
@@ -88,7 +102,7 @@ impl Liveness {
             *longest = stall;
         }
         self.since = now;
-        self.causes.retain(|(_, deadline)| *deadline > now);
+        self.causes.retain(|happened| happened.deadline > now);
         stall
     }
 
@@ -99,9 +113,10 @@ impl Liveness {
     }
 
     fn stall(&self, now: Duration) -> Stall {
-        let in_force = self.causes.iter().filter(|(_, deadline)| *deadline > self.since);
-        let strongest = in_force.clone().map(|(cause, _)| *cause).max();
-        let latest = in_force.map(|(_, deadline)| *deadline).max().unwrap_or_default();
+        let in_force = self.causes.iter().filter(|happened| happened.deadline > self.since);
+        let latest = in_force.clone().map(|happened| happened.deadline).max().unwrap_or_default();
+        let in_it = in_force.filter(|happened| happened.at + UNDER_WAY >= self.since);
+        let strongest = in_it.map(|happened| happened.cause).max();
         let deadline = latest.max(self.since + self.limits.closed);
         let cause = strongest.unwrap_or(Cause::Closed);
         Stall { cause, length: now.saturating_sub(self.since), allowed: deadline.saturating_sub(self.since) }
@@ -114,6 +129,7 @@ impl fmt::Display for Stall {
             Cause::Closed => "a closed connection",
             Cause::Silence => "silence",
             Cause::Restart => "a restart",
+            Cause::Orphaned => "the loss of all who held the state",
         };
         let (length, allowed) = (self.length.as_secs_f64(), self.allowed.as_secs_f64());
         write!(f, "{length:.1} s of {allowed:.1} s after {after}")
@@ -125,7 +141,8 @@ mod tests {
     use super::*;
 
     fn liveness() -> Liveness {
-        Liveness::new(Limits { closed: seconds(3.0), silence: seconds(4.0), restart: seconds(6.0) }, Duration::ZERO)
+        let (closed, silence, restart, orphaned) = (seconds(3.0), seconds(4.0), seconds(6.0), seconds(9.0));
+        Liveness::new(Limits { closed, silence, restart, orphaned }, Duration::ZERO)
     }
 
     fn seconds(seconds: f64) -> Duration {

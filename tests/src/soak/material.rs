@@ -12,6 +12,10 @@ pub(super) const CHECKPOINT_EVERY: u64 = 10;
 /// How long a silent worker counts as alive: what users have, too.
 pub(super) const LEASE_SECONDS: u64 = 3;
 
+/// How long the run waits for workers that hold the state when it has lost all of them. By default ten times as long: here
+/// nobody comes back who is not back at once.
+pub(super) const REJOIN_SECONDS: u64 = 2;
+
 /// A program and a folder to run it in.
 #[derive(Debug, Clone)]
 pub(super) struct Material {
@@ -30,7 +34,8 @@ impl Material {
                 picture(name.len() as u32, number).save(data.join(format!("{number}.png")))?;
             }
         }
-        // An epoch has 14 pictures, hence four steps, and never less than one: more epochs than enough.
+        // An epoch has 14 pictures, hence four steps: more epochs than enough. Should this program itself be killed, nothing
+        // that it started waits for longer than the last two keys say.
         let config = format!(
             "[run]\nseed = {seed}\nepochs = {epochs}\nmax_steps = {steps}\n\n\
              [data]\nroot = \"data\"\nresolution = 64\nflip_p = 0.5\ncond_dropout = 0.2\n\n\
@@ -39,7 +44,8 @@ impl Material {
              [optimizer]\nlr = 1e-4\n\n\
              [sample]\nprompts = []\n\n\
              [checkpoint]\nevery_steps = {CHECKPOINT_EVERY}\n\n\
-             [cluster]\nlease = \"{LEASE_SECONDS}s\"\n",
+             [cluster]\nlease = \"{LEASE_SECONDS}s\"\nrejoin_timeout = \"{REJOIN_SECONDS}s\"\n\
+             max_wait = \"60s\"\ncoordinator_timeout = \"60s\"\n",
             epochs = steps.div_ceil(3) + 1,
         );
         std::fs::write(folder.join("config.toml"), config)?;
