@@ -111,7 +111,8 @@ impl Hold {
     /// Takes hold of a checkpoint that is about to be read. Where the file system has no locks, or the file is missing,
     /// nothing is held: what is wrong with the checkpoint is for the reader to say.
     pub fn take(folder: &Path) -> Self {
-        let state = File::open(folder.join(STATE_FILE)).ok().filter(|file| file.try_lock_shared().is_ok());
+        // Waits only for somebody who looks whether it is held.
+        let state = File::open(folder.join(STATE_FILE)).ok().filter(|file| file.lock_shared().is_ok());
         Self { _state: state }
     }
 }

@@ -4,7 +4,7 @@
 use ballast_common::schedule::{EpochSchedule, StepPlan};
 
 use crate::error::RunError;
-use crate::ledger::{Commit, LossRow};
+use crate::ledger::{Commit, LossRow, MemberRow};
 use crate::run::PreparedRun;
 
 impl PreparedRun {
@@ -16,6 +16,8 @@ impl PreparedRun {
     /// When the ledger cannot be written.
     pub fn fill_ledger(mut self, steps: u64) -> Result<(), RunError> {
         self.ledger.forgo_sync()?;
+        let (host, device) = ("nowhere".to_owned(), "none".to_owned());
+        self.ledger.record_members(1, &[MemberRow { worker: 1, host, device, process_id: 0 }])?;
         let options = self.schedule_options();
         let mut step = 0;
         for epoch in 0..self.schedule.epochs() {

@@ -89,6 +89,8 @@ enum Fate {
     DiesAtCommit(u64),
     /// Its disk is full, but for the last save of a run.
     CannotSave,
+    /// Sees other files in the data root, as on another machine.
+    OtherData,
 }
 
 /// Speaks the protocol; its "gradient" is the step's number.
@@ -125,14 +127,17 @@ async fn worker(url: String, fate: Fate) -> Vec<u64> {
         match response.message.unwrap() {
             In::Welcome(welcome) => {
                 next_step = welcome.next_step;
-                say(Out::Ready(v1::Ready {
+                let data_fingerprint = if fate == Fate::OtherData { "x".to_owned() } else { String::new() };
+                let params_hash = "p".to_owned();
+                let ready = v1::Ready {
                     next_step,
-                    params_hash: "p".into(),
+                    params_hash,
                     params_count: 1,
+                    data_fingerprint,
                     chain: welcome.chain,
                     ..Default::default()
-                }))
-                .await;
+                };
+                say(Out::Ready(ready)).await;
             }
             In::Group(group) => {
                 assert!(group.peers.iter().all(|peer| peer.collective_address == "127.0.0.1:1"), "{group:?}");
@@ -393,7 +398,7 @@ const KEEP_ALL: (&str, &str) = ("checkpoint.keep_last", "99");
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_checkpoints_are_passed_over_by_name_and_the_rollback_is_on_record() {
     let fixture = Fixture::new();
-    let often = [KEEP_ALL, ("checkpoint.every_steps", "1")];
+    let often = [KEEP_ALL, ("run.epochs", "6")];
     perform(fixture.create(&often).unwrap(), &[Fate::Lives], None).await.0.unwrap();
     let steps = on_disk(&fixture);
     let [_, good, wrong, missing, cut, newest] = steps[..] else { panic!("{steps:?}") };
@@ -467,24 +472,57 @@ async fn a_checkpoint_that_was_finished_without_the_coordinator_is_taken_up_if_i
 #[tokio::test(flavor = "multi_thread")]
 async fn old_checkpoints_go_but_for_those_that_are_kept_or_read() {
     let fixture = Fixture::new();
-    let keep = [("checkpoint.every_steps", "1"), ("checkpoint.keep_last", "1"), ("checkpoint.keep_every_steps", "3")];
+    let keep = [
+        ("run.epochs", "9"),
+        ("checkpoint.every_steps", "3"),
+        ("checkpoint.keep_last", "1"),
+        ("checkpoint.keep_every_steps", "6"),
+    ];
     let run = fixture.create(&keep).unwrap();
     let total = run.total_steps();
     perform(run, &[Fate::Lives], None).await.0.unwrap();
-    let mut kept: Vec<u64> = (1..=total).filter(|step| step % 3 == 0 || *step == total).collect();
+    let mut kept: Vec<u64> = (1..=total).filter(|step| step % 6 == 0 || *step == total).collect();
     assert_eq!(verify(&fixture.run_folder()).unwrap().checkpoints, kept);
     assert_eq!(on_disk(&fixture), kept);
 
     // Now fewer are wanted; one that is being read stays for as long.
     let folder = |step: u64| fixture.run_folder().join(format!("checkpoints/step-{step:06}"));
-    let reading = ballast_common::checkpoint::Hold::take(&folder(3));
-    let keep = &keep[..2];
+    let reading = ballast_common::checkpoint::Hold::take(&folder(6));
+    let keep = &keep[..3];
     perform(fixture.resume(keep).unwrap(), &[Fate::Lives], None).await.0.unwrap();
-    kept.retain(|step| *step == 3 || *step == total);
+    kept.retain(|step| *step == 6 || *step == total);
     assert_eq!(on_disk(&fixture), kept);
     drop(reading);
     perform(fixture.resume(keep).unwrap(), &[Fate::Lives], None).await.0.unwrap();
     assert_eq!((on_disk(&fixture), verify(&fixture.run_folder()).unwrap().checkpoints), (vec![total], vec![total]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_with_other_data_is_refused_with_what_differs() {
+    let fixture = Fixture::new();
+    let run = fixture.create(&[("cluster.join_timeout", "2s")]).unwrap();
+    let total = run.total_steps();
+    let (outcome, events, applied) = perform(run, &[Fate::OtherData, Fate::Lives], None).await;
+    assert_eq!(outcome.unwrap(), Outcome::Finished { next_step: total });
+    assert_eq!((applied[0].len(), applied[1].len() as u64), (0, total));
+    let reason = |event: &RunEvent| match event {
+        RunEvent::WorkerLost { reason, .. } => Some(reason.clone()),
+        _ => None,
+    };
+    let reasons: Vec<String> = events.iter().filter_map(reason).collect();
+    assert!(
+        reasons.len() == 1 && reasons[0].contains("its data in ") && reasons[0].contains("fingerprint x"),
+        "{reasons:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_asks_for_checkpoints_too() {
+    let fixture = Fixture::new();
+    // So short that the first look at the clock, before any worker is there, asks for one.
+    let often = [KEEP_ALL, ("checkpoint.every_steps", "0"), ("checkpoint.every_minutes", "1e-7")];
+    perform(fixture.create(&often).unwrap(), &[Fate::Lives], None).await.0.unwrap();
+    assert!(on_disk(&fixture).contains(&1), "{:?}", on_disk(&fixture));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,7 +72,8 @@ impl Collector {
 
 fn train(lab: &Lab, endpoint: &str) -> Running {
     let args = ["train", "config.toml", "--device", "cpu", "--workers", "2", "--name", "run", "--max-steps", "3"];
-    Running::start(lab.ballast(&args).env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint))
+    let saving = ["--set", "checkpoint.every_steps=2"];
+    Running::start(lab.ballast(&args).args(saving).env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint))
 }
 
 #[test]
@@ -85,7 +86,7 @@ fn each_step_is_one_trace_across_coordinator_and_workers() {
     let roots: Vec<&ReceivedSpan> =
         received.iter().filter(|r| r.span.name == "step" && r.span.parent_span_id.is_empty()).collect();
     assert_eq!(roots.len(), 3, "one root per step");
-    let mut saved_steps = 0;
+    let (mut saved_steps, mut copies) = (0, 0);
     for root in roots {
         assert_eq!(root.service, "ballast-coordinator");
         let of_trace: Vec<&ReceivedSpan> = received.iter().filter(|r| r.span.trace_id == root.span.trace_id).collect();
@@ -107,9 +108,11 @@ fn each_step_is_one_trace_across_coordinator_and_workers() {
         for name in ["data.wait", "encode", "forward_backward", "all_reduce", "optimizer"] {
             assert_eq!(names.get(name).map(BTreeSet::len), Some(2), "`{name}` of both workers in {names:?}");
         }
+        copies += names.get("snapshot").map_or(0, BTreeSet::len);
         saved_steps += usize::from(names.get("checkpoint.save").map(BTreeSet::len) == Some(2));
     }
-    assert_eq!(saved_steps, 1, "the last step's trace holds the saving on both workers");
+    assert_eq!(saved_steps, 2, "the second and the last step's traces hold the saving on both workers");
+    assert_eq!(copies, 1, "the one in the middle was written from a copy, by one worker");
     let lone_saves = received.iter().filter(|r| r.span.name == "checkpoint.save" && r.span.parent_span_id.is_empty());
     assert_eq!(lone_saves.count(), 0, "a save without its step");
 }

@@ -68,14 +68,14 @@ impl Driver {
         }
     }
 
-    /// What the clock brings: a look at it, or now and then a checkpoint (`checkpoint.every_minutes`).
-    pub(super) fn timed_event(&mut self) -> Event {
+    /// Asks the core for a checkpoint when `checkpoint.every_minutes` are over.
+    pub(super) fn look_at_the_clock(&mut self) {
         let every = std::time::Duration::from_secs_f64(self.config.checkpoint.every_minutes * 60.0);
-        if every.is_zero() || self.last_save_at.elapsed() < every {
-            return Event::Tick;
+        if !every.is_zero() && self.last_save_at.elapsed() >= every {
+            self.last_save_at = tokio::time::Instant::now();
+            let actions = self.core.on(Event::CheckpointDue, self.started_at.elapsed());
+            debug_assert!(actions.is_empty(), "it is made after the step in hand");
         }
-        self.last_save_at = tokio::time::Instant::now();
-        Event::CheckpointDue
     }
 
     /// Takes in a worker's answer to `Save`.

@@ -181,7 +181,10 @@ impl Driver {
                     Some(input) => self.event_of(input),
                     None => return Err(self.failed("the server ended before the run")),
                 },
-                _ = ticks.tick() => Some(self.timed_event()),
+                _ = ticks.tick() => {
+                    self.look_at_the_clock();
+                    Some(Event::Tick)
+                }
             };
             if let Some(event) = event
                 && let Some(ending) = self.handle(event).await?

@@ -17,7 +17,7 @@ impl Driver {
         let found: Untrained = ready.untrained.iter().map(|(part, hash)| (part.clone(), hash.clone())).collect();
         let known = self.untrained.as_ref().or_else(|| {
             let others = self.sessions.iter().filter(|(other, session)| **other != worker && session.params_count > 0);
-            others.map(|(_, session)| &session.untrained).next()
+            others.map(|(_, session)| &session.untrained).find(|untrained| !untrained.is_empty())
         });
         let problem = known
             .and_then(|known| differing_parts(known, &found))
@@ -38,7 +38,9 @@ impl Driver {
     /// From now on there is a state that came about with these parts.
     pub(super) fn settle_untrained(&mut self, workers: &[WorkerId]) {
         if self.untrained.is_none() {
-            self.untrained = workers.first().and_then(|worker| self.sessions.get(worker)).map(|s| s.untrained.clone());
+            let mut said =
+                workers.iter().filter_map(|worker| self.sessions.get(worker)).map(|session| &session.untrained);
+            self.untrained = said.find(|untrained| !untrained.is_empty()).cloned();
         }
     }
 
