@@ -37,7 +37,7 @@ struct Args {
     /// Saves a checkpoint after the steps and resumes from it for one step more.
     #[arg(long)]
     resume: bool,
-    /// Where the model and the run go: about 10 GB, 22 with --resume. Removed at the end.
+    /// Where the model and the run go: about 20 GB. Removed at the end.
     #[arg(long, default_value = "target/full-size")]
     scratch: PathBuf,
 }

@@ -190,6 +190,21 @@ fn threads_and_memory_change_no_bit() {
 }
 
 #[test]
+fn a_step_moves_the_parameters_where_they_are() {
+    let bench = Bench::new();
+    let mut trainer = bench.trainer();
+    let places = |trainer: &Trainer| {
+        let mut places = Vec::new();
+        trainer.params().read(0..trainer.elements(), &mut |values| places.push(values.as_ptr().addr()));
+        places
+    };
+    let (before, hash) = (places(&trainer), trainer.params_hash());
+    step(&bench, &mut trainer);
+    assert_ne!(trainer.params_hash(), hash);
+    assert_eq!(places(&trainer), before, "something still held the model, so it was copied");
+}
+
+#[test]
 fn gradient_checkpointing_changes_no_bit() {
     let mut bench = Bench::new();
     let plan = plan(&[&[0, 1], &[2, 3], &[4]]);
