@@ -180,8 +180,14 @@ fn blocks(rows: usize, columns: usize, inner: usize) -> [usize; 2] {
 /// The transposed matrix, row after row, on all threads.
 pub fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     let mut result = vec![0.0; rows * columns];
+    transpose_into(&mut result, values, rows, columns);
+    result
+}
+
+/// Writes the transposed matrix to `result`: `columns x rows`, row after row, on all threads.
+pub fn transpose_into(result: &mut [f32], values: &[f32], rows: usize, columns: usize) {
     if rows == 0 || columns == 0 {
-        return result;
+        return;
     }
     const SIDE: usize = 16;
     result.par_chunks_mut(SIDE * rows).enumerate().for_each(|(i, result)| {
@@ -199,7 +205,6 @@ pub fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
             }
         }
     });
-    result
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Few pixels: the matrix of taps has a row per input channel and tap, as the weight has columns, and a column per
 //! output pixel of the batch.
 
-use super::super::matrix::{Mat, Write, multiply, transposed};
+use super::super::matrix::{Mat, Write, multiply, transpose_into, transposed};
 use super::super::scratch;
 use super::{Conv, Geometry};
 use rayon::prelude::*;
@@ -11,40 +11,43 @@ const CHANNELS: usize = 128;
 
 pub(super) fn forward(conv: &Conv, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     let rows = conv.batch * conv.pixels();
-    let taps = gather(conv, x);
-    let taps = Mat::of_rows(&taps, conv.row(), rows);
-    let mut y = vec![0.0; conv.outputs * rows]; // [outputs, pixels]
-    let tasks = y.par_chunks_mut(CHANNELS * rows).zip(weight.par_chunks(CHANNELS * conv.row()));
-    tasks.enumerate().for_each(|(i, (y, weight))| {
-        for (output, y) in y.chunks_exact_mut(rows).enumerate() {
-            for (sample, y) in y.chunks_exact_mut(conv.pixels()).enumerate() {
-                y.fill(conv.bias_of(bias, sample)[i * CHANNELS + output]);
+    scratch::with((conv.row() + conv.outputs) * rows, |memory| {
+        let (taps, y) = memory.split_at_mut(conv.row() * rows); // y: [outputs, pixels]
+        gather(conv, x, taps);
+        let taps = Mat::of_rows(taps, conv.row(), rows);
+        let tasks = y.par_chunks_mut(CHANNELS * rows).zip(weight.par_chunks(CHANNELS * conv.row()));
+        tasks.enumerate().for_each(|(i, (y, weight))| {
+            for (output, y) in y.chunks_exact_mut(rows).enumerate() {
+                for (sample, y) in y.chunks_exact_mut(conv.pixels()).enumerate() {
+                    y.fill(conv.bias_of(bias, sample)[i * CHANNELS + output]);
+                }
             }
-        }
-        let outputs = weight.len() / conv.row();
-        multiply(y, rows, Mat::of_rows(weight, outputs, conv.row()), taps, Write::Add);
-    });
-    transposed(&y, conv.outputs, rows)
+            let outputs = weight.len() / conv.row();
+            multiply(y, rows, Mat::of_rows(weight, outputs, conv.row()), taps, Write::Add);
+        });
+        transposed(y, conv.outputs, rows)
+    })
 }
 
-/// `[inputs * taps, batch * pixels]`
-fn gather(conv: &Conv, x: &[f32]) -> Vec<f32> {
+/// Writes `[inputs * taps, batch * pixels]`.
+fn gather(conv: &Conv, x: &[f32], taps: &mut [f32]) {
     let rows = conv.batch * conv.pixels();
-    let planes = transposed(x, conv.batch * conv.height * conv.width, conv.inputs); // [inputs, batch * height * width]
-    let mut taps = vec![0.0; conv.row() * rows];
-    let planes = planes.par_chunks(conv.batch * conv.height * conv.width);
-    taps.par_chunks_mut(conv.geometry.taps() * rows).zip(planes).for_each(|(taps, plane)| {
-        each_run(conv, |place, count, pixel| {
-            let taps = &mut taps[place..place + count];
-            if conv.geometry.stride == 1 {
-                taps.copy_from_slice(&plane[pixel..pixel + count]);
-            } else {
-                let pixels = plane[pixel..].iter().step_by(conv.geometry.stride);
-                taps.iter_mut().zip(pixels).for_each(|(tap, pixel)| *tap = *pixel);
-            }
+    let from = conv.batch * conv.height * conv.width;
+    scratch::with(conv.inputs * from, |planes| {
+        transpose_into(planes, x, from, conv.inputs); // [inputs, batch * height * width]
+        taps.par_chunks_mut(conv.geometry.taps() * rows).zip(planes.par_chunks(from)).for_each(|(taps, plane)| {
+            taps.fill(0.0);
+            each_run(conv, |place, count, pixel| {
+                let taps = &mut taps[place..place + count];
+                if conv.geometry.stride == 1 {
+                    taps.copy_from_slice(&plane[pixel..pixel + count]);
+                } else {
+                    let pixels = plane[pixel..].iter().step_by(conv.geometry.stride);
+                    taps.iter_mut().zip(pixels).for_each(|(tap, pixel)| *tap = *pixel);
+                }
+            });
         });
     });
-    taps
 }
 
 /// Calls `run(place in the taps of a channel, count, pixel)` for every line of taps that lies in the picture; pixels
@@ -106,13 +109,17 @@ pub(super) fn input_gradient(conv: &Conv, weight: &[f32], gradient: &[f32]) -> V
 
 pub(super) fn weight_gradient(conv: &Conv, x: &[f32], gradient: &[f32]) -> Vec<f32> {
     let rows = conv.batch * conv.pixels();
-    let taps = transposed(&gather(conv, x), conv.row(), rows); // [pixels, inputs * taps]
-    let taps = Mat::of_rows(&taps, rows, conv.row());
     let mut result = vec![0.0; conv.outputs * conv.row()];
-    result.par_chunks_mut(CHANNELS * conv.row()).enumerate().for_each(|(i, result)| {
-        let outputs = result.len() / conv.row();
-        let gradient = Mat::new(&gradient[i * CHANNELS..], [rows, outputs], [conv.outputs, 1]).t();
-        multiply(result, conv.row(), gradient, taps, Write::Set);
+    scratch::with(2 * conv.row() * rows, |memory| {
+        let (taps, by_pixel) = memory.split_at_mut(conv.row() * rows);
+        gather(conv, x, taps);
+        transpose_into(by_pixel, taps, conv.row(), rows); // [pixels, inputs * taps]
+        let taps = Mat::of_rows(by_pixel, rows, conv.row());
+        result.par_chunks_mut(CHANNELS * conv.row()).enumerate().for_each(|(i, result)| {
+            let outputs = result.len() / conv.row();
+            let gradient = Mat::new(&gradient[i * CHANNELS..], [rows, outputs], [conv.outputs, 1]).t();
+            multiply(result, conv.row(), gradient, taps, Write::Set);
+        });
     });
     result
 }
