@@ -1,6 +1,7 @@
 //! The `ballast` binary, as a table of contents: each command is one file that loads the config, calls a crate, and
 //! says how it went.
 
+mod allocator;
 mod balance;
 mod config_args;
 mod convert;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::failure::{EXIT_FAILED, EXIT_INTERRUPTED, Failure};
 use crate::session::runtime;
 use crate::signals::StopSignals;
-use crate::{OutputArgs, devices};
+use crate::{OutputArgs, allocator, devices};
 
 /// Runs one worker: it joins a coordinator, trains on its device, and ends when the run does.
 #[derive(clap::Args)]
@@ -57,6 +57,7 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
         ))
         .hint("say --insecure where every machine of the network is trusted"));
     }
+    allocator::set_up();
     if args.until_stdin_ends {
         end_with_stdin();
     }

@@ -3,6 +3,7 @@
 //! Every worker moves its own copy of the parameters by the same reduced gradient, so the arithmetic has to give the
 //! same bits whatever the number of threads: elements are independent of each other.
 
+use crate::kernels::math::vectorised;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -53,15 +54,30 @@ impl AdamW {
     ///
     /// When the buffers differ in length or a group lies outside them.
     pub fn step(&mut self, params: &mut [f32], gradient: &[f32], step: u64, groups: &[Group]) {
-        assert!(params.len() == self.exp_avg.len() && gradient.len() == params.len(), "all buffers have one layout");
+        assert!(params.len() == self.exp_avg.len(), "all buffers have one layout");
+        assert!(groups.iter().all(|group| group.range.end <= params.len()), "groups lie within the buffers");
+        self.step_part(0, params, gradient, step, groups);
+    }
+
+    /// Moves the parameters of which the first is element `offset` of the layout: a step is made of such parts, in any
+    /// order, each element once. `gradient` is that of the whole layout.
+    ///
+    /// # Panics
+    ///
+    /// When the part reaches beyond the layout, or the gradient has not its length.
+    pub fn step_part(&mut self, offset: usize, params: &mut [f32], gradient: &[f32], step: u64, groups: &[Group]) {
+        assert!(gradient.len() == self.exp_avg.len(), "all buffers have one layout");
         for Group { range, lr } in groups {
             let factors = Factors::new(self.settings, step, *lr);
-            let range = || range.clone();
-            params[range()]
+            let (start, end) = (range.start.max(offset), range.end.min(offset + params.len()));
+            if start >= end {
+                continue;
+            }
+            params[start - offset..end - offset]
                 .par_chunks_mut(CHUNK)
-                .zip(gradient[range()].par_chunks(CHUNK))
-                .zip(self.exp_avg[range()].par_chunks_mut(CHUNK))
-                .zip(self.exp_avg_sq[range()].par_chunks_mut(CHUNK))
+                .zip(gradient[start..end].par_chunks(CHUNK))
+                .zip(self.exp_avg[start..end].par_chunks_mut(CHUNK))
+                .zip(self.exp_avg_sq[start..end].par_chunks_mut(CHUNK))
                 .for_each(|(((params, gradient), exp_avg), exp_avg_sq)| {
                     factors.apply(params, gradient, exp_avg, exp_avg_sq);
                 });
@@ -98,14 +114,16 @@ impl Factors {
     }
 
     fn apply(&self, params: &mut [f32], gradient: &[f32], exp_avg: &mut [f32], exp_avg_sq: &mut [f32]) {
-        for (((param, gradient), exp_avg), exp_avg_sq) in
-            params.iter_mut().zip(gradient).zip(exp_avg.iter_mut()).zip(exp_avg_sq.iter_mut())
-        {
-            *exp_avg += (gradient - *exp_avg) * self.one_minus_beta1;
-            *exp_avg_sq = *exp_avg_sq * self.beta2 + gradient * gradient * self.one_minus_beta2;
-            let denominator = exp_avg_sq.sqrt() / self.bias_correction2_sqrt + self.eps;
-            *param = *param * self.decay - self.step_size * (*exp_avg / denominator);
-        }
+        type State<'a> = (&'a mut [f32], &'a mut [f32]);
+        let (factors, state) = (*self, (exp_avg, exp_avg_sq));
+        vectorised!((f: Factors = factors, params: &mut [f32] = params, gradient: &[f32] = gradient, state: State<'_> = state) {
+            for (((param, gradient), exp_avg), exp_avg_sq) in params.iter_mut().zip(gradient).zip(state.0).zip(state.1) {
+                *exp_avg += (gradient - *exp_avg) * f.one_minus_beta1;
+                *exp_avg_sq = *exp_avg_sq * f.beta2 + gradient * gradient * f.one_minus_beta2;
+                let denominator = exp_avg_sq.sqrt() / f.bias_correction2_sqrt + f.eps;
+                *param = *param * f.decay - f.step_size * (*exp_avg / denominator);
+            }
+        });
     }
 }
 
@@ -164,6 +182,22 @@ mod tests {
         // Two roundings of f32: PyTorch may fuse multiplications and additions.
         let close = |(found, expected): (&f32, &f64)| (f64::from(*found) - expected).abs() <= 2.4e-7 * expected.abs();
         assert!(found.iter().zip(expected).all(close), "{found:?}, not {expected:?}");
+    }
+
+    #[test]
+    fn a_step_in_parts_is_the_same_step() {
+        let gradient: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.7).sin()).collect();
+        let groups = [Group { range: 0..640, lr: 0.5 }, Group { range: 640..1000, lr: 0.25 }];
+        let (mut whole, mut parts) = (vec![1.0; 1000], vec![1.0; 1000]);
+        let mut optimizers = [AdamW::new(SETTINGS, 1000), AdamW::new(SETTINGS, 1000)];
+        for step in 1..3 {
+            optimizers[0].step(&mut whole, &gradient, step, &groups);
+            for offset in [700, 0, 300] {
+                let end = if offset == 300 { 700 } else { (offset + 300).min(1000) };
+                optimizers[1].step_part(offset, &mut parts[offset..end], &gradient, step, &groups);
+            }
+        }
+        assert!(whole == parts && optimizers[0] == optimizers[1]);
     }
 
     #[test]

@@ -3,11 +3,14 @@
 //! The order is that of the paths, the UNet before the text encoder, and nothing else: not the declaration in
 //! code, not a process's parameter ids. Optimizer state therefore fits wherever the layout is the same.
 
+use crate::objective::weighted_loss;
 use crate::params::{self, ParamVisitor};
-use crate::{ClipTextModel, UNet};
+use crate::trained::TrainedParams;
+use crate::{ClipTextModel, MicroBatch, NoiseScheduler, UNet, recompute};
 use burn::module::{Module, Param};
 use burn::tensor::{Gradients, Tensor};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Which component a parameter belongs to: they may have different learning rates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +56,20 @@ pub struct FlatLayout {
 }
 
 impl FlatLayout {
+    /// Lays out the UNet's parameters, and the text encoder's where it is given.
+    pub(crate) fn of(unet: &UNet, text_encoder: Option<&ClipTextModel>) -> Self {
+        let mut named = of_group(ParamGroup::Unet, unet);
+        named.extend(text_encoder.into_iter().flat_map(|model| of_group(ParamGroup::TextEncoder, model)));
+        Self::new(named)
+    }
+
+    /// Where a group's parameters lie: the layout keeps each group together.
+    pub fn group_range(&self, group: ParamGroup) -> Range<usize> {
+        let entries = || self.entries.iter().filter(|entry| entry.group == group);
+        let start = entries().next().map_or(0, |entry| entry.offset);
+        start..start + entries().map(|entry| entry.len).sum::<usize>()
+    }
+
     /// Lays out parameters given by group, key and shape.
     fn new(mut named: Vec<(ParamGroup, String, Vec<usize>)>) -> Self {
         named.sort();
@@ -92,11 +109,8 @@ impl Trainable {
     pub fn new(unet: UNet, text_encoder: ClipTextModel, train_text_encoder: bool) -> Self {
         let unet = unet.train();
         let text_encoder = if train_text_encoder { text_encoder.train() } else { text_encoder.valid() };
-        let mut named: Vec<_> = of_group(ParamGroup::Unet, &unet);
-        if train_text_encoder {
-            named.extend(of_group(ParamGroup::TextEncoder, &text_encoder));
-        }
-        Self { unet, text_encoder, train_text_encoder, layout: FlatLayout::new(named) }
+        let layout = FlatLayout::of(&unet, train_text_encoder.then_some(&text_encoder));
+        Self { unet, text_encoder, train_text_encoder, layout }
     }
 
     /// Whether the text encoder is trained.
@@ -111,15 +125,10 @@ impl Trainable {
 
     /// Copies the trained parameters to the host, `[total]`.
     pub fn params(&self) -> Vec<f32> {
-        let mut named: HashMap<String, Tensor<1>> = HashMap::new();
-        let mut add = |group: ParamGroup, tensors: Vec<params::NamedTensor>| {
-            named.extend(tensors.into_iter().map(|t| (format!("{}.{}", group.name(), t.path), t.values)));
-        };
-        add(ParamGroup::Unet, params::tensors(&self.unet));
-        if self.train_text_encoder {
-            add(ParamGroup::TextEncoder, params::tensors(&self.text_encoder));
-        }
-        self.flatten(named)
+        let mut flat = Vec::with_capacity(self.layout.total);
+        TrainedParams::new(&self.unet, &self.text_encoder, &self.layout)
+            .read(0..self.layout.total, &mut |values| flat.extend_from_slice(values));
+        flat
     }
 
     /// Replaces the trained parameters by those of a flat buffer.
@@ -140,26 +149,30 @@ impl Trainable {
         }
     }
 
+    /// Computes the losses of a micro-batch ([`weighted_loss`]) and their gradient in the order of the layout: `[batch]`,
+    /// unweighted, and `[total]`.
+    ///
+    /// `recomputation` keeps far fewer activations and computes the others again; the bits are the same.
+    pub fn loss_and_gradient(
+        &self,
+        noise_scheduler: &NoiseScheduler,
+        batch: MicroBatch,
+        normaliser: f32,
+        recomputation: bool,
+    ) -> (Tensor<1>, Vec<f32>) {
+        if recomputation {
+            return recompute::loss_and_gradient(self, noise_scheduler, batch, normaliser);
+        }
+        let loss = weighted_loss(&self.unet, &self.text_encoder, noise_scheduler, batch, normaliser);
+        (loss.per_sample, self.gradient(loss.scalar))
+    }
+
     /// Backpropagates a scalar loss and returns the gradient in the order of the layout, `[total]`; parameters
     /// that the loss does not depend on get zeros.
     pub fn gradient(&self, loss: Tensor<1>) -> Vec<f32> {
-        let mut gradients = loss.backward();
-        let mut named = take_gradients(ParamGroup::Unet, &self.unet, &mut gradients);
-        if self.train_text_encoder {
-            named.extend(take_gradients(ParamGroup::TextEncoder, &self.text_encoder, &mut gradients));
-        }
-        self.flatten(named)
-    }
-
-    fn flatten(&self, mut named: HashMap<String, Tensor<1>>) -> Vec<f32> {
-        let mut flat = vec![0.0; self.layout.total];
-        for entry in &self.layout.entries {
-            let Some(tensor) = named.remove(&entry.path) else { continue };
-            let data = tensor.into_data();
-            let values = data.as_slice::<f32>().expect("trained parameters and their gradients are f32");
-            flat[entry.offset..entry.offset + entry.len].copy_from_slice(values);
-        }
-        flat
+        let mut flat = FlatGradient::new(&self.layout);
+        flat.take(self, &mut loss.backward());
+        flat.into_values()
     }
 }
 
@@ -167,18 +180,44 @@ fn of_group<M: Module>(group: ParamGroup, module: &M) -> Vec<(ParamGroup, String
     params::shapes(module).into_iter().map(|named| (group, named.path, named.shape)).collect()
 }
 
-fn take_gradients<M: Module>(group: ParamGroup, module: &M, gradients: &mut Gradients) -> HashMap<String, Tensor<1>> {
-    struct Take<'a> {
-        group: ParamGroup,
-        gradients: &'a mut Gradients,
-        named: HashMap<String, Tensor<1>>,
+/// The flat gradient while it is being filled.
+pub(crate) struct FlatGradient<'a> {
+    places: HashMap<&'a str, &'a FlatEntry>,
+    values: Vec<f32>,
+}
+
+impl<'a> FlatGradient<'a> {
+    /// Starts with zeros: the system gives the memory page by page as gradients arrive.
+    pub(crate) fn new(layout: &'a FlatLayout) -> Self {
+        Self { places: layout.entries.iter().map(|e| (e.path.as_str(), e)).collect(), values: vec![0.0; layout.total] }
     }
-    impl ParamVisitor for Take<'_> {
-        fn visit<const D: usize>(&mut self, path: String, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = param.val().grad_remove(self.gradients) {
-                self.named.insert(format!("{}.{path}", self.group.name()), gradient.reshape([-1]));
-            }
+
+    /// Moves the gradients of the trained parameters here, one by one: each exists twice only while it is copied.
+    pub(crate) fn take(&mut self, trainable: &Trainable, gradients: &mut Gradients) {
+        self.take_group(ParamGroup::Unet, &trainable.unet, gradients);
+        if trainable.train_text_encoder {
+            self.take_group(ParamGroup::TextEncoder, &trainable.text_encoder, gradients);
         }
     }
-    params::visit(module, Take { group, gradients, named: HashMap::new() }).named
+
+    fn take_group<M: Module>(&mut self, group: ParamGroup, module: &M, gradients: &mut Gradients) {
+        struct Take<'f, 'a> {
+            group: ParamGroup,
+            gradients: &'f mut Gradients,
+            flat: &'f mut FlatGradient<'a>,
+        }
+        impl ParamVisitor for Take<'_, '_> {
+            fn visit<const D: usize>(&mut self, path: String, param: &Param<Tensor<D>>) {
+                let Some(gradient) = param.val().grad_remove(self.gradients) else { return };
+                let entry = self.flat.places[format!("{}.{path}", self.group.name()).as_str()];
+                let to = &mut self.flat.values[entry.offset..entry.offset + entry.len];
+                params::read(&gradient, |values| to.copy_from_slice(values));
+            }
+        }
+        params::visit(module, Take { group, gradients, flat: self });
+    }
+
+    pub(crate) fn into_values(self) -> Vec<f32> {
+        self.values
+    }
 }

@@ -64,19 +64,40 @@ pub fn weighted_loss_of_text(
     batch: MicroBatch,
     normaliser: f32,
 ) -> Loss {
-    let MicroBatch { latents, noise, timesteps, weights, .. } = batch;
-    let count = weights.len();
-    let device = latents.device();
-    let noisy = noise_scheduler.add_noise(latents.clone(), noise.clone(), &timesteps);
-    let target = noise_scheduler.target(latents, noise, &timesteps);
-    let timesteps: Vec<f32> = timesteps.iter().map(|t| *t as f32).collect();
-    let prediction = unet.forward(noisy, &timesteps, encoder_hidden_states);
-    let error = (prediction - target).square().reshape([count as i64, -1]); // [batch, 4 * pixels]
-    let per_sample = error.mean_dim(1).reshape([count]);
-    let weights: Vec<f32> = weights.iter().map(|w| w / normaliser).collect();
-    let weights = Tensor::<1>::from_data(TensorData::new(weights, [count]), &device);
-    let scalar = (per_sample.clone() * weights).sum();
-    Loss { scalar, per_sample: per_sample.detach() }
+    let inputs = Inputs::new(noise_scheduler, batch, normaliser);
+    let prediction = unet.forward(inputs.noisy.clone(), &inputs.timesteps, encoder_hidden_states);
+    inputs.loss(prediction)
+}
+
+/// What goes into the UNet, and what its prediction is compared with.
+pub(crate) struct Inputs {
+    /// `[batch, 4, height/8, width/8]`
+    pub(crate) noisy: Tensor<4>,
+    pub(crate) timesteps: Vec<f32>,
+    target: Tensor<4>,
+    /// wᵢ / normaliser: `[batch]`
+    weights: Tensor<1>,
+}
+
+impl Inputs {
+    pub(crate) fn new(noise_scheduler: &NoiseScheduler, batch: MicroBatch, normaliser: f32) -> Self {
+        let MicroBatch { latents, noise, timesteps, weights, .. } = batch;
+        let (count, device) = (weights.len(), latents.device());
+        let noisy = noise_scheduler.add_noise(latents.clone(), noise.clone(), &timesteps);
+        let target = noise_scheduler.target(latents, noise, &timesteps);
+        let timesteps = timesteps.iter().map(|t| *t as f32).collect();
+        let weights: Vec<f32> = weights.iter().map(|w| w / normaliser).collect();
+        let weights = Tensor::<1>::from_data(TensorData::new(weights, [count]), &device);
+        Self { noisy, timesteps, target, weights }
+    }
+
+    pub(crate) fn loss(self, prediction: Tensor<4>) -> Loss {
+        let count = self.timesteps.len();
+        let error = (prediction - self.target).square().reshape([count as i64, -1]); // [batch, 4 * pixels]
+        let per_sample = error.mean_dim(1).reshape([count]);
+        let scalar = (per_sample.clone() * self.weights).sum();
+        Loss { scalar, per_sample: per_sample.detach() }
+    }
 }
 
 #[cfg(test)]

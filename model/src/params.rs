@@ -3,8 +3,9 @@
 //! burn reports a name for every struct field and vector index; together they are the checkpoint's key, because
 //! the structs are declared so. Variants of enums are the only names that do not count.
 
+use crate::ops;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Shape, Tensor, TensorData};
 
 /// A parameter's key and shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,15 @@ pub(crate) fn tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
         }
     }
     visit(module, Tensors(Vec::new())).0
+}
+
+/// Gives the values of a tensor to `read`: on the CPU where they are, else brought there.
+pub(crate) fn read<const D: usize>(tensor: &Tensor<D>, read: impl FnOnce(&[f32])) {
+    if let Some(host) = ops::Host::of(tensor) {
+        return read(host.values());
+    }
+    let data = tensor.clone().without_autodiff().into_data();
+    read(data.as_slice().expect("trained parameters and their gradients are f32"));
 }
 
 /// What [`visit`] calls for every parameter.
@@ -112,4 +122,57 @@ pub(crate) fn replace<'a, M: Module>(module: M, values: &mut dyn FnMut(&str) -> 
         }
     }
     module.map(&mut Replace { place: Vec::new(), values })
+}
+
+/// Changes the values of the parameters that are `wanted` where they are: `change(key, values)`. `module` is without
+/// autodiff.
+///
+/// Nothing is copied as long as nobody else holds the module's tensors; whoever does keeps the old values.
+pub(crate) fn change<M: Module>(
+    module: &mut M,
+    wanted: &dyn Fn(&str) -> bool,
+    change: &mut dyn FnMut(&str, &mut [f32]),
+) {
+    struct Change<'f> {
+        place: Vec<String>,
+        wanted: &'f dyn Fn(&str) -> bool,
+        change: &'f mut dyn FnMut(&str, &mut [f32]),
+    }
+    impl ModuleMapper for Change<'_> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            if counts(container) {
+                self.place.push(name.to_owned());
+            }
+        }
+
+        fn exit_module(&mut self, _name: &str, container: &str) {
+            if counts(container) {
+                self.place.pop();
+            }
+        }
+
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let key = self.place.join(".");
+            if !(self.wanted)(&key) {
+                return param;
+            }
+            param.map(|values| ops::change(values, |values| (self.change)(&key, values)))
+        }
+    }
+    // A module can only be mapped by value. What stands in its place meanwhile must not hold its tensors.
+    let hollow = module.clone().map(&mut Hollow);
+    let whole = std::mem::replace(module, hollow);
+    *module = whole.map(&mut Change { place: Vec::new(), wanted, change });
+}
+
+/// Takes the storage out of a module.
+struct Hollow;
+
+impl ModuleMapper for Hollow {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (shape, device) = (param.lazy_shape(), param.lazy_device());
+        let dims: [usize; D] = std::array::from_fn(|i| shape[i]);
+        let zeros = move |device: &_, _| Tensor::zeros(dims, device);
+        Param::uninitialized(param.id, zeros, device, false, Shape::from(dims))
+    }
 }

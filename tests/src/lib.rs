@@ -1,5 +1,7 @@
-//! What the tests that cross crates share: where the repository is and which files it holds, and the simulation.
+//! What the tests that cross crates share: where the repository is and which files it holds, the simulation, and the check
+//! of a model of full size.
 
+pub mod full_size;
 pub mod simulation;
 
 use std::fs;

@@ -1,7 +1,8 @@
 //! The model and its optimizer: from a plan to slot gradients, from a reduced gradient to new parameters.
 //!
-//! The trained parameters exist twice: as tensors in the model, and as one flat buffer on the host that the optimizer moves.
-//! Whoever needs them in a fixed order (hash, reduction, checkpoint) takes the flat ones.
+//! The trained parameters exist once, as the model's tensors, which the optimizer moves where they are; so do the
+//! optimizer's two buffers and, while a step is computed, the gradient. Whoever needs the parameters in a fixed order (hash,
+//! a joiner) reads them along the layout.
 
 mod state;
 
@@ -11,10 +12,9 @@ use std::path::Path;
 use ballast_common::config::RunConfig;
 use ballast_common::rng::Streams;
 use ballast_model::adamw::{AdamW, Group};
-use ballast_model::objective::{min_snr_weight, weighted_loss};
-use ballast_model::{Device, FlatLayout, MicroBatch, ParamGroup, StableDiffusion, Trainable, tensor};
+use ballast_model::objective::min_snr_weight;
+use ballast_model::{Device, FlatLayout, MicroBatch, ParamGroup, StableDiffusion, Trainable, TrainedParams, tensor};
 use ballast_proto::v1;
-use burn::module::Module;
 use burn::tensor::Tensor;
 use tokio_util::sync::CancellationToken;
 use tracing::{info_span, warn};
@@ -22,7 +22,7 @@ use tracing::{info_span, warn};
 use crate::collective::tree::{Node, Partial, SlotSums, add};
 use crate::draws::Key;
 use crate::error::WorkerError;
-use crate::hash::flat_hash;
+use crate::hash::FlatHasher;
 use crate::images::PictureRequest;
 use crate::latents::Encoder;
 use crate::optimizer::{adamw, clip_by_norm};
@@ -43,10 +43,10 @@ pub(crate) struct Trainer {
     config: RunConfig,
     streams: Streams,
     device: Device,
-    /// Shares its tensors with `trainable`, without autodiff.
+    /// Holds the parameters, without autodiff. Whoever keeps a clone of it over a step makes that step copy them.
     model: StableDiffusion,
-    trainable: Trainable,
-    params: Vec<f32>,
+    /// The places of the trained parameters.
+    layout: FlatLayout,
     optimizer: AdamW,
     encoder: Encoder,
     next_step: u64,
@@ -63,17 +63,15 @@ impl Trainer {
         if !config.model.train_unet && !config.model.train_text_encoder {
             return Err(WorkerError::NothingToTrain);
         }
-        let trainable = Trainable::new(model.unet.clone(), model.text_encoder.clone(), config.model.train_text_encoder);
-        let params = trainable.params();
+        let layout = model.trained_layout(config.model.train_text_encoder);
         Ok(Self {
             streams: Streams::new(config.run.seed),
             device: model.device(),
-            optimizer: adamw(&config.optimizer, params.len()),
+            optimizer: adamw(&config.optimizer, layout.total),
             encoder,
             config: config.clone(),
             model,
-            trainable,
-            params,
+            layout,
             next_step: 0,
             has_named_long_caption: Cell::new(false),
         })
@@ -86,7 +84,7 @@ impl Trainer {
         read: impl FnOnce(&FlatLayout, &mut AdamW) -> Result<(), WorkerError>,
     ) -> Result<(), WorkerError> {
         self.next_step = next_step;
-        read(self.trainable.layout(), &mut self.optimizer)
+        read(&self.layout, &mut self.optimizer)
     }
 
     /// Steps that the parameters have made, hence the next one to compute.
@@ -96,12 +94,25 @@ impl Trainer {
 
     /// Hash of the trained parameters, equal on all workers.
     pub(crate) fn params_hash(&self) -> String {
-        flat_hash(&self.params)
+        let mut hasher = FlatHasher::default();
+        self.params().read(0..self.layout.total, &mut |values| hasher.update(values));
+        hasher.finish()
     }
 
     /// Elements of the flat buffers.
     pub(crate) fn elements(&self) -> usize {
-        self.params.len()
+        self.layout.total
+    }
+
+    /// The trained parameters, to be read as one row.
+    fn params(&self) -> TrainedParams<'_> {
+        TrainedParams::new(&self.model.unet, &self.model.text_encoder, &self.layout)
+    }
+
+    /// The trained parts under autodiff; shares the model's tensors, so it must not outlive the computing.
+    fn trainable(&self) -> Trainable {
+        let StableDiffusion { unet, text_encoder, .. } = &self.model;
+        Trainable::new(unet.clone(), text_encoder.clone(), self.config.model.train_text_encoder)
     }
 
     /// The model as it stands.
@@ -109,14 +120,18 @@ impl Trainer {
         &self.model
     }
 
-    /// What a checkpoint holds.
+    /// What a checkpoint holds, borrowed: it costs no memory, and training waits until it is written.
+    ///
+    /// To go on training meanwhile takes a copy. A clone of the model shares its tensors until the next step moves them, and
+    /// then each is copied as it is moved; the optimizer's buffers have to be copied at once. With SD 1.5 these are 3.4 and
+    /// 6.9 GB, too much for a worker on the CPU.
     pub(crate) fn snapshot<'a>(&'a self, run_id: &'a str, params_hash: &'a str) -> Snapshot<'a> {
         Snapshot {
             run_id,
             next_step: self.next_step,
             params_hash,
             model: &self.model,
-            layout: self.trainable.layout(),
+            layout: &self.layout,
             optimizer: &self.optimizer,
         }
     }
@@ -230,20 +245,19 @@ impl Trainer {
 
     /// Returns the slot's gradient and fills in its losses; the error names what was not finite.
     fn forward_backward(&self, batch: MicroBatch, losses: &mut [v1::OccurrenceLoss]) -> Result<Vec<f32>, &'static str> {
-        let Trainable { unet, text_encoder, .. } = &self.trainable;
         let normaliser = self.config.step.global_batch_size() as f32;
-        let loss = weighted_loss(unet, text_encoder, &self.model.noise_scheduler, batch, normaliser);
-        let per_sample: Vec<f32> = loss.per_sample.into_data().try_to_vec().expect("losses are f32");
+        let recomputation = self.config.model.gradient_checkpointing;
+        let (per_sample, mut gradient) =
+            self.trainable().loss_and_gradient(&self.model.noise_scheduler, batch, normaliser, recomputation);
+        let per_sample: Vec<f32> = per_sample.into_data().try_to_vec().expect("losses are f32");
         for (to, from) in losses.iter_mut().zip(&per_sample).filter(|(to, _)| to.skipped.is_empty()) {
             to.loss = *from;
         }
         if !per_sample.iter().all(|loss| loss.is_finite()) {
             return Err("loss");
         }
-        let mut gradient = self.trainable.gradient(loss.scalar);
         if !self.config.model.train_unet {
-            let range = self.group_range(ParamGroup::Unet);
-            gradient[range].fill(0.0);
+            gradient[self.layout.group_range(ParamGroup::Unet)].fill(0.0);
         }
         if gradient.iter().all(|value| value.is_finite()) { Ok(gradient) } else { Err("gradient") }
     }
@@ -253,28 +267,16 @@ impl Trainer {
         clip_by_norm(&mut gradient, norm, self.config.optimizer.max_grad_norm);
         let mut groups = Vec::new();
         if self.config.model.train_unet {
-            groups.push(Group { range: self.group_range(ParamGroup::Unet), lr: plan.unet_lr });
+            groups.push(Group { range: self.layout.group_range(ParamGroup::Unet), lr: plan.unet_lr });
         }
         if self.config.model.train_text_encoder {
-            groups.push(Group { range: self.group_range(ParamGroup::TextEncoder), lr: plan.text_encoder_lr });
+            groups.push(Group { range: self.layout.group_range(ParamGroup::TextEncoder), lr: plan.text_encoder_lr });
         }
-        self.optimizer.step(&mut self.params, &gradient, self.next_step + 1, &groups);
-        self.show_params();
+        let (optimizer, step) = (&mut self.optimizer, self.next_step + 1);
+        self.model.change_trained(&self.layout, &mut |offset, values| {
+            optimizer.step_part(offset, values, &gradient, step, &groups);
+        });
         self.next_step += 1;
-    }
-
-    /// Brings the flat parameters to the model.
-    fn show_params(&mut self) {
-        self.trainable.set_params(&self.params);
-        self.model.unet = self.trainable.unet.valid();
-        self.model.text_encoder = self.trainable.text_encoder.valid();
-    }
-
-    /// Where a component's parameters lie: the layout keeps each component together.
-    fn group_range(&self, group: ParamGroup) -> std::ops::Range<usize> {
-        let entries = || self.trainable.layout().entries.iter().filter(|entry| entry.group == group);
-        let start = entries().next().map_or(0, |entry| entry.offset);
-        start..start + entries().map(|entry| entry.len).sum::<usize>()
     }
 }
 

@@ -13,7 +13,9 @@ use anyhow::Context as _;
 use ballast_benches::process::{cpu_seconds, median, peak_rss_gib};
 use ballast_model::adamw::{AdamW, AdamWSettings, Group};
 use ballast_model::objective::weighted_loss_of_text;
-use ballast_model::{MicroBatch, NoiseScheduler, Preset, TextSettings, Trainable, cpu_device, init_model, tensor};
+use ballast_model::{
+    FlatLayout, MicroBatch, Preset, StableDiffusion, TextSettings, Trainable, cpu_device, init_model, tensor,
+};
 use clap::Parser;
 use rayon::prelude::*;
 use serde_json::json;
@@ -90,8 +92,8 @@ fn main() -> anyhow::Result<()> {
 }
 
 struct Bench {
-    trainable: Trainable,
-    noise_scheduler: NoiseScheduler,
+    model: StableDiffusion,
+    layout: FlatLayout,
     /// `[batch, 77, width]`
     text: Vec<f32>,
     text_shape: [usize; 3],
@@ -109,8 +111,8 @@ impl Bench {
         let text_shape = [args.batch, length, width];
         let shape = [args.batch, 4, args.hw[0], args.hw[1]];
         Ok(Self {
-            trainable: Trainable::new(model.unet, model.text_encoder, false),
-            noise_scheduler: model.noise_scheduler,
+            layout: model.trained_layout(false),
+            model,
             text: normal("text", 0, text_shape.iter().product()),
             text_shape,
             shape,
@@ -133,10 +135,12 @@ impl Bench {
         };
         let text = tensor(self.text.clone(), self.text_shape, &device);
         let normaliser = self.shape[0] as f32;
-        let loss = weighted_loss_of_text(&self.trainable.unet, text, &self.noise_scheduler, batch, normaliser);
+        let trainable = Trainable::new(self.model.unet.clone(), self.model.text_encoder.clone(), false);
+        let loss = weighted_loss_of_text(&trainable.unet, text, &self.model.noise_scheduler, batch, normaliser);
         let value = loss.scalar.clone().without_autodiff().into_scalar::<f32>();
         let forward = cpu_seconds();
-        let gradient = self.trainable.gradient(loss.scalar);
+        let gradient = trainable.gradient(loss.scalar);
+        drop(trainable); // shares the parameters, which are changed where they are
         let backward = cpu_seconds();
         if update {
             self.update(step, gradient);
@@ -154,19 +158,28 @@ impl Bench {
 
     fn update(&mut self, step: u64, mut gradient: Vec<f32>) {
         const CHUNK: usize = 1 << 16;
-        let squares = |chunk: &[f32]| chunk.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>();
-        let norm = gradient.par_chunks(CHUNK).map(squares).collect::<Vec<f64>>().iter().sum::<f64>().sqrt();
+        let norm = gradient.par_chunks(CHUNK).map(sum_of_squares).collect::<Vec<f64>>().iter().sum::<f64>().sqrt();
         let factor = (1.0 / (norm + 1e-6)) as f32;
         if factor < 1.0 {
             gradient.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|g| *g *= factor));
         }
         let settings = AdamWSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 };
         let optimizer = self.optimizer.get_or_insert_with(|| AdamW::new(settings, gradient.len()));
-        let mut params = self.trainable.params();
-        optimizer.step(&mut params, &gradient, step, &[Group { range: 0..gradient.len(), lr: 1e-5 }]);
-        drop(gradient);
-        self.trainable.set_params(&params);
+        let groups = [Group { range: 0..gradient.len(), lr: 1e-5 }];
+        self.model.change_trained(&self.layout, &mut |offset, values| {
+            optimizer.step_part(offset, values, &gradient, step, &groups);
+        });
     }
+}
+
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; 8];
+    for values in values.chunks(8) {
+        for (lane, value) in lanes.iter_mut().zip(values) {
+            *lane += f64::from(*value) * f64::from(*value);
+        }
+    }
+    lanes.iter().sum()
 }
 
 fn normal(what: &str, step: u64, count: usize) -> Vec<f32> {

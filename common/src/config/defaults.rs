@@ -39,7 +39,7 @@ impl Default for DataConfig {
 
 impl Default for ModelConfig {
     fn default() -> Self {
-        Self { path: None, train_unet: true, train_text_encoder: true }
+        Self { path: None, train_unet: true, train_text_encoder: true, gradient_checkpointing: false }
     }
 }
 

@@ -10,6 +10,7 @@
 mod attention;
 mod conv;
 mod cpu;
+mod fork;
 mod geglu;
 mod group_norm;
 mod layer_norm;
@@ -19,6 +20,8 @@ mod upsample;
 
 pub(crate) use attention::{AttentionShape, attention};
 pub(crate) use conv::{Geometry, conv2d};
+pub(crate) use cpu::{Host, change_anywhere as change};
+pub(crate) use fork::{fork, seed};
 pub(crate) use geglu::geglu;
 pub(crate) use group_norm::{GroupNormShape, group_norm};
 pub(crate) use layer_norm::layer_norm;

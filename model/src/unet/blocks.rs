@@ -99,55 +99,28 @@ impl Block {
         }
     }
 
-    /// Adds every intermediate result to `skips`.
-    ///
-    /// `x`: `[batch, height, width, inputs]` → `[batch, height/2, width/2, outputs]` (rounded up)
-    pub(crate) fn forward_down(
-        &self,
-        mut x: Tensor<4>,
-        time: &Tensor<2>,
-        text: &Tensor<3>,
-        skips: &mut Vec<Tensor<4>>,
-    ) -> Tensor<4> {
-        for (j, resnet) in self.resnets.iter().enumerate() {
-            x = self.attend(j, resnet.forward(x, Some(time.clone())), text);
-            skips.push(x.clone());
-        }
-        for down in &self.downsamplers {
-            x = down.forward(x);
-            skips.push(x.clone());
-        }
-        x
+    /// Residual blocks, each with its transformer where the type has them.
+    pub(crate) fn layers(&self) -> usize {
+        self.resnets.len()
     }
 
-    /// Takes one skip connection per residual block, the last one first.
+    /// The residual block `index` and its transformer.
     ///
-    /// `x`: `[batch, height, width, inputs]` → `[batch, ·, ·, outputs]` of the size of the next skip connection,
-    /// which is how odd sizes come back.
-    pub(crate) fn forward_up(
-        &self,
-        mut x: Tensor<4>,
-        time: &Tensor<2>,
-        text: &Tensor<3>,
-        skips: &mut Vec<Tensor<4>>,
-    ) -> Tensor<4> {
-        for (j, resnet) in self.resnets.iter().enumerate() {
-            let skip = skips.pop().expect("one skip connection per residual block on the way up");
-            x = resnet.forward(Tensor::cat(vec![x, skip], 3), Some(time.clone()));
-            x = self.attend(j, x, text);
-        }
-        for up in &self.upsamplers {
-            let [_, height, width, _] = skips.last().expect("a finer block follows").dims();
-            x = up.forward(x, [height, width]);
-        }
-        x
-    }
-
-    fn attend(&self, index: usize, x: Tensor<4>, text: &Tensor<3>) -> Tensor<4> {
+    /// `x`: `[batch, height, width, inputs]`, skip connection included → `[batch, height, width, outputs]`
+    pub(crate) fn layer(&self, index: usize, x: Tensor<4>, time: &Tensor<2>, text: &Tensor<3>) -> Tensor<4> {
+        let x = self.resnets[index].forward(x, Some(time.clone()));
         match self.attentions.get(index) {
             Some(attention) => attention.forward(x, text),
             None => x,
         }
+    }
+
+    pub(crate) fn downsamplers(&self) -> &[Downsample] {
+        &self.downsamplers
+    }
+
+    pub(crate) fn upsamplers(&self) -> &[Upsample] {
+        &self.upsamplers
     }
 }
 

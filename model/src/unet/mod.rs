@@ -3,14 +3,16 @@
 mod blocks;
 mod config;
 pub(crate) mod keys;
+mod stages;
 mod transformer;
 
-use crate::layers::{Conv2d, ConvShape, GroupNorm, Linear, as_dtype, from_rows, to_rows};
+use crate::layers::{Conv2d, ConvShape, GroupNorm, Linear, as_dtype, from_rows};
 use crate::weights::Weights;
 use blocks::{Block, BlockShape, MidBlock};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData, activation};
 pub use config::{BlockType, UNetConfig};
+pub(crate) use stages::{Conditions, Stage, StageInputs};
 
 /// diffusers' `UNet2DConditionModel`, as far as SD 1.x and 2.x use it.
 #[derive(Module, Debug)]
@@ -47,19 +49,22 @@ impl UNet {
     /// `latents`: `[batch, 4, height, width]`; `timesteps`: one per sample, in `0..num_train_timesteps`, where samplers
     /// may stand between two of them; `encoder_hidden_states`: `[batch, length, cross_attention_dim]` → `[batch, 4, height, width]`
     pub fn forward(&self, latents: Tensor<4>, timesteps: &[f32], encoder_hidden_states: Tensor<3>) -> Tensor<4> {
+        let time = self.time(timesteps, &latents);
+        let hidden = self.head(latents);
+        let conditions = Conditions { time, text: encoder_hidden_states };
+        self.tail(self.pass(hidden, conditions, &mut |stage, inputs| stage.forward(inputs)))
+    }
+
+    /// The time embedding, SiLU applied here, once, instead of in every residual block: `[batch, time_width]` in the
+    /// number format of `latents`.
+    pub(crate) fn time(&self, timesteps: &[f32], latents: &Tensor<4>) -> Tensor<2> {
         assert_eq!(timesteps.len(), latents.dims()[0], "one timestep per sample");
-        // SiLU here, once, instead of in every residual block.
         let time = activation::silu(self.time_embedding.forward(timesteps, &latents.device()));
-        let time = as_dtype(time, latents.dtype());
-        let mut hidden = self.conv_in.forward(to_rows(latents));
-        let mut skips = vec![hidden.clone()];
-        for block in &self.down_blocks {
-            hidden = block.forward_down(hidden, &time, &encoder_hidden_states, &mut skips);
-        }
-        hidden = self.mid_block.forward(hidden, &time, &encoder_hidden_states);
-        for block in &self.up_blocks {
-            hidden = block.forward_up(hidden, &time, &encoder_hidden_states, &mut skips);
-        }
+        as_dtype(time, latents.dtype())
+    }
+
+    /// The last norm and convolution: `[batch, height, width, channels]` → `[batch, 4, height, width]`
+    pub(crate) fn tail(&self, hidden: Tensor<4>) -> Tensor<4> {
         from_rows(self.conv_out.forward(self.conv_norm_out.forward_silu(hidden)))
     }
 }

@@ -93,11 +93,11 @@ impl Bench {
                     token_ids: vec![model.tokenizer.encode(key.caption())],
                     weights: vec![1.0],
                 };
-                let Trainable { unet, text_encoder, .. } = &trainer.trainable;
-                let loss = weighted_loss(unet, text_encoder, &model.noise_scheduler, batch, 1.0);
+                let trainable = trainer.trainable();
+                let loss = weighted_loss(&trainable.unet, &trainable.text_encoder, &model.noise_scheduler, batch, 1.0);
                 let snr = model.noise_scheduler.snr(timestep);
                 let weight = occurrence.loss_scale * snr.min(5.0) / snr;
-                for (total, gradient) in total.iter_mut().zip(trainer.trainable.gradient(loss.scalar)) {
+                for (total, gradient) in total.iter_mut().zip(trainable.gradient(loss.scalar)) {
                     *total += weight * f64::from(gradient) / f64::from(SLOTS * MICRO_BATCH_SIZE);
                 }
             }
@@ -188,6 +188,38 @@ fn threads_and_memory_change_no_bit() {
 }
 
 #[test]
+fn a_step_moves_the_parameters_where_they_are() {
+    let bench = Bench::new();
+    let mut trainer = bench.trainer();
+    let places = |trainer: &Trainer| {
+        let mut places = Vec::new();
+        trainer.params().read(0..trainer.elements(), &mut |values| places.push(values.as_ptr().addr()));
+        places
+    };
+    let (before, hash) = (places(&trainer), trainer.params_hash());
+    step(&bench, &mut trainer);
+    assert_ne!(trainer.params_hash(), hash);
+    assert_eq!(places(&trainer), before, "something still held the model, so it was copied");
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_bit() {
+    let mut bench = Bench::new();
+    let plan = plan(&[&[0, 1], &[2, 3], &[4]]);
+    for train_text_encoder in [true, false] {
+        bench.config.model.train_text_encoder = train_text_encoder;
+        let computed = [false, true].map(|on| {
+            bench.config.model.gradient_checkpointing = on;
+            bench.compute(&mut bench.trainer(), &plan).unwrap()
+        });
+        assert_eq!(computed[0].losses, computed[1].losses);
+        for (kept, recomputed) in computed[0].parts.iter().zip(&computed[1].parts) {
+            assert_eq!((kept.node, bits(&kept.sum)), (recomputed.node, bits(&recomputed.sum)));
+        }
+    }
+}
+
+#[test]
 fn a_picture_that_cannot_be_read_counts_nothing() {
     let bench = Bench::new();
     std::fs::write(bench.folder.path().join("1.png"), "no picture").unwrap();
@@ -212,11 +244,11 @@ fn a_frozen_part_does_not_move() {
     let mut bench = Bench::new();
     bench.config.model.train_unet = false;
     let mut trainer = bench.trainer();
-    let before = trainer.params.clone();
+    let before = trainer.trainable().params();
     step(&bench, &mut trainer);
-    let unet = trainer.group_range(ParamGroup::Unet);
-    assert_eq!(trainer.params[unet.clone()], before[unet.clone()]);
-    assert_ne!(trainer.params[unet.end..], before[unet.end..]);
+    let (after, unet) = (trainer.trainable().params(), trainer.layout.group_range(ParamGroup::Unet));
+    assert_eq!(after[unet.clone()], before[unet.clone()]);
+    assert_ne!(after[unet.end..], before[unet.end..]);
     bench.config.model.train_text_encoder = false;
     let nothing = Trainer::new(&bench.config, init_model(Preset::Tiny, 5), Encoder::new(CachedPictures::default()));
     assert!(matches!(nothing.err(), Some(WorkerError::NothingToTrain)));

@@ -12,6 +12,7 @@ pub(super) const TRANSLATED: &[&str] = &[
     "disable_unet_training",
     "flip_p",
     "grad_accum",
+    "gradient_checkpointing",
     "keep_tags",
     "logdir",
     "loss_type",
@@ -40,7 +41,6 @@ pub(super) const TRANSLATED: &[&str] = &[
 /// Keys without an equal, together where they have one reason.
 pub(super) const LEFT_OUT: &[(&[&str], &str)] = &[
     (&["amp", "disable_amp"], "computing is in 32 bits"),
-    (&["gradient_checkpointing"], "activations are kept"),
     (&["attn_type", "lowvram"], "there is one kind of attention, which needs little memory"),
     (&["clip_skip"], "the text encoder's last layer is used"),
     (&["ckpt_every_n_minutes"], "checkpoints go by steps or epochs: see checkpoint.every_steps"),

@@ -211,6 +211,9 @@ impl Translation<'_> {
                 None => {}
             }
         }
+        if let Some(value) = self.value("gradient_checkpointing") {
+            self.set("model.gradient_checkpointing", "gradient_checkpointing", value);
+        }
         match self.value("save_full_precision") {
             Some(Value::Bool(is_full)) => {
                 let precision = if is_full { "fp32" } else { "fp16" };

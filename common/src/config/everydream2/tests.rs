@@ -125,6 +125,7 @@ fn a_whole_file_becomes_a_config() {
         "path = \"sd15\"",
         "train_unet = true",
         "train_text_encoder = false",
+        "gradient_checkpointing = true",
         "micro_batch_size = 3",
         "slots = 4",
         "min_snr_gamma = 5.0",
@@ -162,7 +163,6 @@ train.json: grad_accum: EveryDream2 adds up the gradients of its 4 batches, here
 divided by 4
 train.json: flip_p: has no effect in EveryDream2 (flip_p.txt has); here it mirrors
 train.json: amp: no equal; computing is in 32 bits
-train.json: gradient_checkpointing: no equal; activations are kept
 train.json: attn_type: no equal; there is one kind of attention, which needs little memory
 train.json: ema_decay_rate, ema_device: no equal; no average of the weights is kept
 train.json: train_sampler: no equal; training adds noise as DDPM does
