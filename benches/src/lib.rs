@@ -1,7 +1,8 @@
 //! The benchmarks' package: `src/bin` has one program per subject, each with `--help`; `results` has what they measured, on
-//! what, and when. The training step's is `model/examples/step_time.rs`.
+//! what, and when.
 
 mod made_up;
+pub mod process;
 
 pub use made_up::made_up_run;
 

@@ -3,6 +3,7 @@
 //! Every worker moves its own copy of the parameters by the same reduced gradient, so the arithmetic has to give the
 //! same bits whatever the number of threads: elements are independent of each other.
 
+use crate::kernels::math::vectorised;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -113,14 +114,16 @@ impl Factors {
     }
 
     fn apply(&self, params: &mut [f32], gradient: &[f32], exp_avg: &mut [f32], exp_avg_sq: &mut [f32]) {
-        for (((param, gradient), exp_avg), exp_avg_sq) in
-            params.iter_mut().zip(gradient).zip(exp_avg.iter_mut()).zip(exp_avg_sq.iter_mut())
-        {
-            *exp_avg += (gradient - *exp_avg) * self.one_minus_beta1;
-            *exp_avg_sq = *exp_avg_sq * self.beta2 + gradient * gradient * self.one_minus_beta2;
-            let denominator = exp_avg_sq.sqrt() / self.bias_correction2_sqrt + self.eps;
-            *param = *param * self.decay - self.step_size * (*exp_avg / denominator);
-        }
+        type State<'a> = (&'a mut [f32], &'a mut [f32]);
+        let (factors, state) = (*self, (exp_avg, exp_avg_sq));
+        vectorised!((f: Factors = factors, params: &mut [f32] = params, gradient: &[f32] = gradient, state: State<'_> = state) {
+            for (((param, gradient), exp_avg), exp_avg_sq) in params.iter_mut().zip(gradient).zip(state.0).zip(state.1) {
+                *exp_avg += (gradient - *exp_avg) * f.one_minus_beta1;
+                *exp_avg_sq = *exp_avg_sq * f.beta2 + gradient * gradient * f.one_minus_beta2;
+                let denominator = exp_avg_sq.sqrt() / f.bias_correction2_sqrt + f.eps;
+                *param = *param * f.decay - f.step_size * (*exp_avg / denominator);
+            }
+        });
     }
 }
 

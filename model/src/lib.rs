@@ -17,6 +17,7 @@ pub mod clip;
 mod config;
 pub mod flat;
 pub mod init;
+pub mod kernels;
 mod layers;
 pub mod noise_scheduler;
 pub mod objective;

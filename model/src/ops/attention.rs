@@ -1,17 +1,15 @@
 //! Scaled dot-product attention in O(rows) memory.
 //!
 //! Scores exist for a few rows at a time; the backward pass computes them again from the logarithm of each row's sum
-//! of exponentials, as in FlashAttention (arXiv:2205.14135, algorithm 4). Products of matrices are burn's on every
-//! device, the softmax between them is a loop over slices on the CPU.
+//! of exponentials, as in FlashAttention (arXiv:2205.14135, algorithm 4).
 
-use super::cpu::{self, exp, host, on_host};
+use super::cpu::{self, host, on_host};
 use super::record::{Any, plain, record};
+use crate::kernels::attention::Attention;
 use crate::layers::as_dtype;
 use burn::tensor::{Bool, DType, Tensor};
-use rayon::prelude::*;
-use std::sync::Arc;
 
-/// Scores that exist at a time: 16 MiB.
+/// Scores that exist at a time where the operation is built from burn's: 16 MiB.
 const SCORES: usize = 4 << 20;
 
 /// How [`attention`] splits and masks.
@@ -27,16 +25,45 @@ pub(crate) struct AttentionShape {
 ///
 /// `query`: `[batch, rows, channels]`; `key`, `value`: `[batch, keys, channels]` → `[batch, rows, channels]`
 pub(crate) fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, shape: AttentionShape) -> Tensor<3> {
+    if on_host(&plain(&query)) {
+        return on_slices(query, key, value, shape);
+    }
+    generic(query, key, value, shape)
+}
+
+/// From burn's operations.
+fn generic(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, shape: AttentionShape) -> Tensor<3> {
     let inputs = Inputs::new(&query, &key, &value, shape);
     let (result, log_sums) = inputs.forward();
     let saved = result.clone();
-    let log_sums = Arc::new(log_sums);
     record([query.into(), key.into(), value.into()], result, move |gradient, _| {
         inputs.backward(&saved, &log_sums, gradient)
     })
 }
 
-/// The inputs by head: `[batch, heads, rows or keys, width]`.
+fn on_slices(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, shape: AttentionShape) -> Tensor<3> {
+    let (from @ [batch, rows, channels], context @ [_, keys, _]) = (query.dims(), key.dims());
+    let AttentionShape { heads, causal } = shape;
+    let attention = Attention { batch, rows, keys, heads, width: channels / heads, causal };
+    let inputs = [plain(&query), plain(&key), plain(&value)];
+    let [q, k, v] = inputs.each_ref().map(host);
+    let (result, log_sums) = attention.forward(q.values(), k.values(), v.values());
+    let result = cpu::tensor(result, from);
+    let saved = result.clone();
+    record([query.into(), key.into(), value.into()], result, move |gradient, _| {
+        let [q, k, v] = inputs.each_ref().map(host);
+        let inputs = [q.values(), k.values(), v.values()];
+        let (saved, gradient) = (host(&saved), host(&gradient));
+        let [dquery, dkey, dvalue] = attention.backward(inputs, saved.values(), &log_sums, gradient.values());
+        [
+            Some(cpu::tensor(dquery, from).into()),
+            Some(cpu::tensor(dkey, context).into()),
+            Some(cpu::tensor(dvalue, context).into()),
+        ]
+    })
+}
+
+/// For burn's operations, the inputs by head: `[batch, heads, rows or keys, width]`.
 struct Inputs {
     query: Tensor<4>,
     key: Tensor<4>,
@@ -82,27 +109,12 @@ impl Inputs {
         as_dtype(query.matmul(self.key.clone().transpose()), DType::F32)
     }
 
+    /// The weights, and the logarithms of the sums.
     fn softmax(&self, scores: Tensor<4>, start: usize) -> (Tensor<4>, Tensor<4>) {
-        let [batch, heads, rows, keys] = scores.dims();
-        if !on_host(&scores) {
-            let scores = self.mask(scores * self.scale, start);
-            let largest = scores.clone().max_dim(3);
-            let log_sums = (scores.clone() - largest.clone()).exp().sum_dim(3).log() + largest;
-            return ((scores - log_sums.clone()).exp(), log_sums);
-        }
-        let mut log_sums = vec![0.0; batch * heads * rows];
-        let weights = cpu::change(scores, |values| {
-            let tasks = values.par_chunks_mut(rows * keys).zip(log_sums.par_chunks_mut(rows));
-            tasks.for_each(|(values, log_sums)| {
-                for (i, (row, log_sum)) in values.chunks_exact_mut(keys).zip(log_sums).enumerate() {
-                    let seen = if self.causal { (start + i + 1).min(keys) } else { keys };
-                    let (row, hidden) = row.split_at_mut(seen);
-                    *log_sum = softmax_row(row, self.scale);
-                    hidden.fill(0.0);
-                }
-            });
-        });
-        (weights, cpu::tensor(log_sums, [batch, heads, rows, 1]))
+        let scores = self.mask(scores * self.scale, start);
+        let largest = scores.clone().max_dim(3);
+        let log_sums = (scores.clone() - largest.clone()).exp().sum_dim(3).log() + largest;
+        ((scores - log_sums.clone()).exp(), log_sums)
     }
 
     fn mask(&self, scores: Tensor<4>, start: usize) -> Tensor<4> {
@@ -148,46 +160,11 @@ impl Inputs {
         products: Tensor<4>,
         means: &Tensor<4>,
     ) -> (Tensor<4>, Tensor<4>) {
-        let [_, _, rows, keys] = products.dims();
-        let scores = self.scores(start, rows);
-        if !on_host(&scores) {
-            let weights = (self.mask(scores * self.scale, start) - log_sums.clone()).exp();
-            let dscores = (as_dtype(products, DType::F32) - means.clone()) * weights.clone() * self.scale;
-            return (weights, dscores);
-        }
-        let (log_sums, means) = (host(log_sums), host(means));
-        let mut dscores = None;
-        let weights = cpu::change(scores, |weights| {
-            dscores = Some(cpu::change(products, |products| {
-                let tasks = weights.par_chunks_mut(rows * keys).zip(products.par_chunks_mut(rows * keys));
-                let rows = log_sums.values().par_chunks(rows).zip(means.values().par_chunks(rows));
-                tasks.zip(rows).for_each(|((weights, products), (log_sums, means))| {
-                    let both = weights.chunks_exact_mut(keys).zip(products.chunks_exact_mut(keys));
-                    for (i, ((weights, products), (log_sum, mean))) in both.zip(log_sums.iter().zip(means)).enumerate()
-                    {
-                        let seen = if self.causal { (start + i + 1).min(keys) } else { keys };
-                        weights[seen..].fill(0.0);
-                        products[seen..].fill(0.0);
-                        for (weight, product) in weights[..seen].iter_mut().zip(&mut products[..seen]) {
-                            *weight = exp(*weight * self.scale - log_sum);
-                            *product = *weight * (*product - mean) * self.scale;
-                        }
-                    }
-                });
-            }));
-        });
-        (weights, dscores.expect("computed with the weights"))
+        let scores = self.scores(start, products.dims()[2]);
+        let weights = (self.mask(scores * self.scale, start) - log_sums.clone()).exp();
+        let dscores = (as_dtype(products, DType::F32) - means.clone()) * weights.clone() * self.scale;
+        (weights, dscores)
     }
-}
-
-/// Scales a row of scores, turns it into weights, and returns the logarithm of the sum of exponentials.
-fn softmax_row(row: &mut [f32], scale: f32) -> f32 {
-    let largest = row.iter().fold(f32::NEG_INFINITY, |largest, value| largest.max(*value)) * scale;
-    row.iter_mut().for_each(|value| *value = exp(*value * scale - largest));
-    let sum: f32 = row.chunks(64).map(|part| part.iter().sum::<f32>()).sum();
-    let inverse = 1.0 / sum;
-    row.iter_mut().for_each(|value| *value *= inverse);
-    largest + libm::logf(sum)
 }
 
 /// `[batch, length, heads * width]` → `[batch, heads, length, width]`, a view.
@@ -229,11 +206,13 @@ mod tests {
     fn agrees_with_the_definition() {
         for (rows, keys, causal) in [(7, 5, false), (9, 9, true), (2100, 1100, false)] {
             let shape = AttentionShape { heads: 2, causal };
-            check::agree(
-                [vec![2, rows, 8], vec![2, keys, 8], vec![2, keys, 8]],
-                |[q, k, v]| attention(check::rank(q), check::rank(k), check::rank(v), shape),
-                |[q, k, v]| naive(check::rank(q), check::rank(k), check::rank(v), shape),
-            );
+            for ours in [attention, generic] {
+                check::agree(
+                    [vec![2, rows, 8], vec![2, keys, 8], vec![2, keys, 8]],
+                    |[q, k, v]| ours(check::rank(q), check::rank(k), check::rank(v), shape),
+                    |[q, k, v]| naive(check::rank(q), check::rank(k), check::rank(v), shape),
+                );
+            }
         }
     }
 }

@@ -2,56 +2,60 @@
 
 use super::cpu::{self, host, on_host};
 use super::record::{Any, plain, record};
+use crate::kernels::linear::LinearShape;
 use burn::tensor::Tensor;
-use rayon::prelude::*;
-
-/// Rows of one task.
-const ROWS: usize = 64;
 
 /// `x`: `[rows, inputs]`; `weight`: `[outputs, inputs]`; `bias`: `[outputs]` → `[rows, outputs]`
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
     let (plain_x, w) = (plain(&x), plain(&weight));
-    let y = plain_x.clone().matmul(w.clone().transpose());
-    let gradients = move |gradient: Tensor<2>, wanted: [bool; 2]| {
-        let dx = wanted[0].then(|| Any::from(gradient.clone().matmul(w.clone())));
-        let dweight = wanted[1].then(|| Any::from(gradient.transpose().matmul(plain_x.clone())));
-        [dx, dweight]
-    };
-    let Some(bias) = bias else {
-        return record([x.into(), weight.into()], y, gradients);
-    };
-    let y = add_to_rows(y, plain(&bias));
-    record([x.into(), weight.into(), bias.into()], y, move |gradient, [x, weight, bias]| {
-        let dbias = bias.then(|| Any::from(sum_rows(&gradient)));
-        let [dx, dweight] = gradients(gradient, [x, weight]);
-        [dx, dweight, dbias]
-    })
+    let y = forward(&plain_x, &w, bias.as_ref().map(plain));
+    let gradients = move |gradient: Tensor<2>, wanted| backward(&plain_x, &w, &gradient, wanted);
+    match bias {
+        None => record([x.into(), weight.into()], y, move |gradient, [x, weight]| {
+            let [dx, dweight, _] = gradients(gradient, [x, weight, false]);
+            [dx, dweight]
+        }),
+        Some(bias) => record([x.into(), weight.into(), bias.into()], y, gradients),
+    }
 }
 
-/// Adds `row` (`[columns]`) to every row of `x` (`[rows, columns]`).
-pub(crate) fn add_to_rows(x: Tensor<2>, row: Tensor<1>) -> Tensor<2> {
-    if !on_host(&x) {
-        return x + row.unsqueeze();
+fn forward(x: &Tensor<2>, weight: &Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    if !on_host(x) {
+        let y = x.clone().matmul(weight.clone().transpose());
+        return match bias {
+            Some(bias) => y + bias.unsqueeze(),
+            None => y,
+        };
     }
-    let row = host(&row);
-    cpu::change(x, |values| {
-        let width = row.values().len();
-        values.par_chunks_mut(ROWS * width).for_each(|rows| {
-            for values in rows.chunks_exact_mut(width) {
-                values.iter_mut().zip(row.values()).for_each(|(value, add)| *value += add);
-            }
-        });
-    })
+    let shape = shape(x, weight);
+    let bias = bias.map(|bias| host(&bias));
+    let y = shape.forward(host(x).values(), host(weight).values(), bias.as_ref().map(cpu::Host::values));
+    cpu::tensor(y, [shape.rows, shape.outputs])
 }
 
-/// `[rows, columns]` → `[columns]`
-pub(crate) fn sum_rows(x: &Tensor<2>) -> Tensor<1> {
-    let columns = x.dims()[1];
-    if on_host(x) {
-        cpu::tensor(cpu::column_sums(host(x).values(), columns), [columns])
-    } else {
-        x.clone().sum_dim(0).reshape([columns])
+fn shape(x: &Tensor<2>, weight: &Tensor<2>) -> LinearShape {
+    let ([rows, inputs], [outputs, _]) = (x.dims(), weight.dims());
+    LinearShape { rows, inputs, outputs }
+}
+
+/// The gradients of `x`, `weight` and bias where they are wanted.
+fn backward(x: &Tensor<2>, weight: &Tensor<2>, gradient: &Tensor<2>, wanted: [bool; 3]) -> [Option<Any>; 3] {
+    let shape = shape(x, weight);
+    if !on_host(gradient) {
+        return [
+            wanted[0].then(|| gradient.clone().matmul(weight.clone()).into()),
+            wanted[1].then(|| gradient.clone().transpose().matmul(x.clone()).into()),
+            wanted[2].then(|| gradient.clone().sum_dim(0).reshape([shape.outputs]).into()),
+        ];
     }
+    let (x, weight, gradient) = (host(x), host(weight), host(gradient));
+    let (x, weight, gradient) = (x.values(), weight.values(), gradient.values());
+    let LinearShape { rows, inputs, outputs } = shape;
+    [
+        wanted[0].then(|| cpu::tensor(shape.input_gradient(gradient, weight), [rows, inputs]).into()),
+        wanted[1].then(|| cpu::tensor(shape.weight_gradient(gradient, x), [outputs, inputs]).into()),
+        wanted[2].then(|| cpu::tensor(shape.bias_gradient(gradient), [outputs]).into()),
+    ]
 }
 
 #[cfg(test)]

@@ -5,8 +5,7 @@
 //! permutation, and norms read memory in order.
 //!
 //! Every operation is a forward and a backward function on plain tensors, joined by [`record::record`]. On the CPU
-//! in f32 they work on slices (`cpu`); elsewhere they are built from burn's operations. The slices are cut by
-//! sizes, never by the number of threads, and partial sums are added in order: the same bits on any machine.
+//! in f32 they are [`crate::kernels`], loops over slices; elsewhere they are built from burn's operations.
 
 mod attention;
 mod conv;

@@ -1,0 +1,187 @@
+//! One training step of a UNet of full size on the CPU, beside `benches/peer/cpu_step.py`, which does the same in PyTorch.
+//!
+//! `sd-step --model sd15 --batch 1 --steps 3 [--hw 64 64] [--json FILE]`: random weights, latents and text states as if cached;
+//! a step is noise, its addition, the UNet forward, the mean squared error, backward, clipping to norm 1, AdamW.
+//! `RAYON_NUM_THREADS` sets the threads. Compare CPU seconds where the machine is shared.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use ballast_benches::process::{cpu_seconds, median, peak_rss_gib};
+use ballast_model::adamw::{AdamW, AdamWSettings, Group};
+use ballast_model::objective::weighted_loss_of_text;
+use ballast_model::{
+    FlatLayout, MicroBatch, Preset, StableDiffusion, TextSettings, Trainable, cpu_device, init_model, tensor,
+};
+use clap::Parser;
+use rayon::prelude::*;
+use serde_json::json;
+
+/// What is measured.
+#[derive(Parser)]
+struct Args {
+    /// `sd15`, `sd21` or `small`
+    #[arg(long)]
+    model: String,
+    /// Samples of a step
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// Height and width of the latents
+    #[arg(long, num_args = 2, default_values_t = [64, 64])]
+    hw: Vec<usize>,
+    /// Measured steps
+    #[arg(long, default_value_t = 3)]
+    steps: usize,
+    /// Steps before them
+    #[arg(long, default_value_t = 1)]
+    warmup: usize,
+    /// Stops after the gradient: no clipping, no optimizer, and neither's memory
+    #[arg(long)]
+    no_update: bool,
+    /// Appends the result here, one line of JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// CPU and wall seconds of the parts of a step.
+#[derive(Clone, Copy, Default)]
+struct Times {
+    forward: f64,
+    backward: f64,
+    update: f64,
+    cpu: f64,
+    wall: f64,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let preset = Preset::from_name(&args.model).context("--model is sd15, sd21 or small")?;
+    let mut bench = Bench::new(preset, &args)?;
+    let mut measured = Vec::new();
+    for i in 0..args.warmup + args.steps {
+        let (times, loss) = bench.step(i as u64 + 1, !args.no_update);
+        let Times { forward, backward, update, cpu, wall } = times;
+        println!(
+            "step {i} loss {loss:.4} wall {wall:.3} s cpu {cpu:.3} s (forward {forward:.3}, backward {backward:.3}, \
+             update {update:.3}) rss {:.2} GB",
+            peak_rss_gib()
+        );
+        if i >= args.warmup {
+            measured.push(times);
+        }
+    }
+    let of = |part: fn(&Times) -> f64| {
+        let values: Vec<f64> = measured.iter().map(part).collect();
+        (median(&values) * 1e3).round() / 1e3
+    };
+    let result = json!({
+        "program": "ballast", "model": args.model, "batch": args.batch, "latent": args.hw, "steps": args.steps,
+        "threads": rayon::current_num_threads(), "update": !args.no_update,
+        "wall_s_median": of(|t| t.wall), "cpu_s_median": of(|t| t.cpu), "forward_cpu_s": of(|t| t.forward),
+        "backward_cpu_s": of(|t| t.backward), "update_cpu_s": of(|t| t.update), "peak_rss_gb": peak_rss_gib(),
+    });
+    println!("{result}");
+    if let Some(path) = &args.json {
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        writeln!(file, "{result}")?;
+    }
+    Ok(())
+}
+
+struct Bench {
+    model: StableDiffusion,
+    layout: FlatLayout,
+    /// `[batch, 77, width]`
+    text: Vec<f32>,
+    text_shape: [usize; 3],
+    /// `[batch, 4, height, width]`
+    shape: [usize; 4],
+    latents: Vec<f32>,
+    optimizer: Option<AdamW>,
+}
+
+impl Bench {
+    fn new(preset: Preset, args: &Args) -> anyhow::Result<Self> {
+        let model = init_model(preset, 1);
+        let text = model.encode_prompts(&["a photograph of a lighthouse"], TextSettings::default())?;
+        let [_, length, width] = text.dims();
+        let text_shape = [args.batch, length, width];
+        let shape = [args.batch, 4, args.hw[0], args.hw[1]];
+        Ok(Self {
+            layout: model.trained_layout(false),
+            model,
+            text: normal("text", 0, text_shape.iter().product()),
+            text_shape,
+            shape,
+            latents: normal("latents", 0, shape.iter().product()),
+            optimizer: None,
+        })
+    }
+
+    /// The loss, and what the step took.
+    fn step(&mut self, step: u64, update: bool) -> (Times, f32) {
+        let start = Instant::now();
+        let clock = [cpu_seconds()];
+        let device = cpu_device();
+        let batch = MicroBatch {
+            latents: tensor(self.latents.clone(), self.shape, &device),
+            noise: tensor(normal("noise", step, self.latents.len()), self.shape, &device),
+            timesteps: (0..self.shape[0] as u64).map(|i| ((step * 379 + i * 101) % 1000) as u32).collect(),
+            token_ids: Vec::new(),
+            weights: vec![1.0; self.shape[0]],
+        };
+        let text = tensor(self.text.clone(), self.text_shape, &device);
+        let normaliser = self.shape[0] as f32;
+        let trainable = Trainable::new(self.model.unet.clone(), self.model.text_encoder.clone(), false);
+        let loss = weighted_loss_of_text(&trainable.unet, text, &self.model.noise_scheduler, batch, normaliser);
+        let value = loss.scalar.clone().without_autodiff().into_scalar::<f32>();
+        let forward = cpu_seconds();
+        let gradient = trainable.gradient(loss.scalar);
+        drop(trainable); // shares the parameters, which are changed where they are
+        let backward = cpu_seconds();
+        if update {
+            self.update(step, gradient);
+        }
+        let end = cpu_seconds();
+        let times = Times {
+            forward: forward - clock[0],
+            backward: backward - forward,
+            update: end - backward,
+            cpu: end - clock[0],
+            wall: start.elapsed().as_secs_f64(),
+        };
+        (times, value)
+    }
+
+    fn update(&mut self, step: u64, mut gradient: Vec<f32>) {
+        const CHUNK: usize = 1 << 16;
+        let norm = gradient.par_chunks(CHUNK).map(sum_of_squares).collect::<Vec<f64>>().iter().sum::<f64>().sqrt();
+        let factor = (1.0 / (norm + 1e-6)) as f32;
+        if factor < 1.0 {
+            gradient.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|g| *g *= factor));
+        }
+        let settings = AdamWSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 };
+        let optimizer = self.optimizer.get_or_insert_with(|| AdamW::new(settings, gradient.len()));
+        let groups = [Group { range: 0..gradient.len(), lr: 1e-5 }];
+        self.model.change_trained(&self.layout, &mut |offset, values| {
+            optimizer.step_part(offset, values, &gradient, step, &groups);
+        });
+    }
+}
+
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; 8];
+    for values in values.chunks(8) {
+        for (lane, value) in lanes.iter_mut().zip(values) {
+            *lane += f64::from(*value) * f64::from(*value);
+        }
+    }
+    lanes.iter().sum()
+}
+
+fn normal(what: &str, step: u64, count: usize) -> Vec<f32> {
+    ballast_model::standard_normal(step, "sd-step", what, count)
+}
