@@ -14,14 +14,28 @@ struct Rule {
     never_directly: &'static [&'static str],
 }
 
-const ALL: &[&str] =
-    &["ballast", "ballast-common", "ballast-coordinator", "ballast-model", "ballast-proto", "ballast-worker"];
+const ALL: &[&str] = &[
+    "ballast",
+    "ballast-common",
+    "ballast-coordinator",
+    "ballast-cuda",
+    "ballast-kernels",
+    "ballast-model",
+    "ballast-proto",
+    "ballast-worker",
+];
 
 /// Every package of the workspace. A new package, or a new arrow, is a design change: it is made here, in
 /// `docs/ARCHITECTURE.md`, and with its reason in the commit.
 const RULES: &[Rule] = &[
     Rule { package: "ballast-common", may_import: &[], never_directly: &["burn", "prost", "tonic"] },
-    Rule { package: "ballast-model", may_import: &["ballast-common"], never_directly: &["prost", "tokio", "tonic"] },
+    Rule { package: "ballast-cuda", may_import: &[], never_directly: &["burn", "prost", "tonic"] },
+    Rule { package: "ballast-kernels", may_import: &[], never_directly: &["burn", "prost", "tonic"] },
+    Rule {
+        package: "ballast-model",
+        may_import: &["ballast-common", "ballast-kernels"],
+        never_directly: &["prost", "tokio", "tonic"],
+    },
     Rule { package: "ballast-proto", may_import: &["ballast-common"], never_directly: &["burn"] },
     Rule {
         package: "ballast-coordinator",
@@ -30,12 +44,19 @@ const RULES: &[Rule] = &[
     },
     Rule {
         package: "ballast-worker",
-        may_import: &["ballast-common", "ballast-model", "ballast-proto"],
+        may_import: &["ballast-common", "ballast-cuda", "ballast-model", "ballast-proto"],
         never_directly: &["rusqlite"],
     },
     Rule {
         package: "ballast",
-        may_import: &["ballast-common", "ballast-coordinator", "ballast-model", "ballast-proto", "ballast-worker"],
+        may_import: &[
+            "ballast-common",
+            "ballast-coordinator",
+            "ballast-cuda",
+            "ballast-model",
+            "ballast-proto",
+            "ballast-worker",
+        ],
         never_directly: &[],
     },
     Rule { package: "ballast-tests", may_import: ALL, never_directly: &[] },
