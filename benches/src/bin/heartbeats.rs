@@ -242,9 +242,17 @@ async fn measure(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Connects; tries again as workers do, since of a thousand that come at one moment some may be turned away by the kernel.
 async fn open(url: &str) -> anyhow::Result<CoordinatorClient<Channel>> {
-    let channel = Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true).connect().await?;
-    Ok(CoordinatorClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    let endpoint = Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true);
+    let start = Instant::now();
+    loop {
+        match endpoint.connect().await {
+            Ok(channel) => return Ok(CoordinatorClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)),
+            Err(error) if start.elapsed() > START_MAX => return Err(error.into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
 }
 
 type Session = (mpsc::Sender<v1::SessionRequest>, Streaming<v1::SessionResponse>);
