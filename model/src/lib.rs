@@ -19,6 +19,7 @@ pub mod flat;
 pub mod init;
 pub mod kernels;
 mod layers;
+pub mod memory;
 pub mod noise_scheduler;
 pub mod objective;
 mod ops;

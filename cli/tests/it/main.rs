@@ -6,6 +6,7 @@ mod checkpoints;
 mod convert;
 mod coordinator_death;
 mod disk;
+mod doctor;
 mod interrupts;
 mod joins;
 mod lab;
