@@ -2,7 +2,7 @@
 //!
 //! What lives between the forward and the backward pass are the tensors that gradient rules keep: the inputs of
 //! convolutions, linear layers and norms, and what attention saves. A tensor that several rules keep is there once, so the
-//! walk counts tensors, not uses. `model/tests/memory.rs` compares it with counted bytes.
+//! walk counts tensors, not uses. `model/tests/memory_plan.rs` compares it with counted bytes.
 
 use crate::Checkpoint;
 use crate::clip::ClipTextConfig;
