@@ -10,6 +10,7 @@ mod failure;
 mod init_model;
 mod loss_curve;
 mod meter;
+mod model_args;
 mod model_path;
 mod output;
 mod plan;

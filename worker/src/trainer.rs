@@ -4,6 +4,7 @@
 //! Whoever needs them in a fixed order (hash, reduction, checkpoint) takes the flat ones.
 
 mod state;
+mod text;
 
 use std::cell::Cell;
 use std::path::Path;
@@ -16,6 +17,7 @@ use ballast_model::{Device, FlatLayout, MicroBatch, ParamGroup, StableDiffusion,
 use ballast_proto::v1;
 use burn::module::Module;
 use burn::tensor::Tensor;
+pub(crate) use text::text_settings;
 use tokio_util::sync::CancellationToken;
 use tracing::{info_span, warn};
 
@@ -59,10 +61,11 @@ impl Trainer {
     ///
     /// # Errors
     /// When the config trains no part of it.
-    pub(crate) fn new(config: &RunConfig, model: StableDiffusion, encoder: Encoder) -> Result<Self, WorkerError> {
+    pub(crate) fn new(config: &RunConfig, mut model: StableDiffusion, encoder: Encoder) -> Result<Self, WorkerError> {
         if !config.model.train_unet && !config.model.train_text_encoder {
             return Err(WorkerError::NothingToTrain);
         }
+        text::prepare(&mut model, text_settings(config))?;
         let trainable = Trainable::new(model.unet.clone(), model.text_encoder.clone(), config.model.train_text_encoder);
         let params = trainable.params();
         Ok(Self {
@@ -198,7 +201,7 @@ impl Trainer {
             });
             noise.extend(key.noise(channels, plane, self.config.objective.offset_noise));
             timesteps.push(timestep);
-            token_ids.push(self.model.tokenizer.encode(key.caption()));
+            token_ids.push(self.model.tokenizer.encode_with(key.caption(), text_settings(&self.config)));
             self.name_long_caption(key.caption());
             weights.push(weight as f32);
             let position = occurrence.position;
@@ -215,10 +218,16 @@ impl Trainer {
     }
 
     fn name_long_caption(&self, caption: &str) {
-        let cut_off = if self.has_named_long_caption.get() { 0 } else { self.model.tokenizer.cut_off(caption) };
+        let settings = text_settings(&self.config);
+        let cut_off =
+            if self.has_named_long_caption.get() { 0 } else { self.model.tokenizer.cut_off(caption, settings) };
         if cut_off > 0 {
             self.has_named_long_caption.set(true);
-            warn!(caption, cut_off, "a caption has more than 75 tokens: the rest is not used (others are not named)");
+            let most = settings.max_tokens();
+            warn!(
+                caption,
+                cut_off, "a caption has more than {most} tokens: the rest is not used (others are not named)"
+            );
         }
     }
 
@@ -256,7 +265,8 @@ impl Trainer {
             groups.push(Group { range: self.group_range(ParamGroup::Unet), lr: plan.unet_lr });
         }
         if self.config.model.train_text_encoder {
-            groups.push(Group { range: self.group_range(ParamGroup::TextEncoder), lr: plan.text_encoder_lr });
+            let ranges = text::used_ranges(self.trainable.layout(), &self.trainable.text_encoder);
+            groups.extend(ranges.into_iter().map(|range| Group { range, lr: plan.text_encoder_lr }));
         }
         self.optimizer.step(&mut self.params, &gradient, self.next_step + 1, &groups);
         self.show_params();

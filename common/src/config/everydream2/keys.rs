@@ -6,6 +6,7 @@ use serde_json::Value;
 pub(super) const TRANSLATED: &[&str] = &[
     "batch_size",
     "clip_grad_norm",
+    "clip_skip",
     "cond_dropout",
     "data_root",
     "disable_textenc_training",
@@ -42,7 +43,6 @@ pub(super) const LEFT_OUT: &[(&[&str], &str)] = &[
     (&["amp", "disable_amp"], "computing is in 32 bits"),
     (&["gradient_checkpointing"], "activations are kept"),
     (&["attn_type", "lowvram"], "there is one kind of attention, which needs little memory"),
-    (&["clip_skip"], "the text encoder's last layer is used"),
     (&["ckpt_every_n_minutes"], "checkpoints go by steps or epochs: see checkpoint.every_steps"),
     (&["save_ckpts_from_n_epochs"], "checkpoints are saved from the start"),
     (&["save_ckpt_dir", "no_save_ckpt", "no_prepend_last"], "all of a run lies in its folder, under fixed names"),
