@@ -143,8 +143,8 @@ fn check_for(
     Ok(())
 }
 
-/// The tests of this program need some hundred megabytes, side by side.
-const MEMORY_MAX: u64 = 3 << 30;
+/// The tests of this program need a hundred megabytes, side by side.
+const MEMORY_MAX: u64 = 1 << 30;
 
 /// The most that this process has had in memory so far, where the system says.
 fn memory_taken() -> Option<u64> {
