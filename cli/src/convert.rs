@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use ballast_common::grouped;
 use ballast_common::telemetry::{self, Options, Service};
+use ballast_model::SavePrecision;
 use ballast_model::checkpoint::{Description, Form};
-use ballast_model::{OpenOptions, PredictionType, SavePrecision};
 use serde_json::json;
 
 use crate::failure::Failure;
+use crate::model_args::ModelArgs;
 use crate::output::{print, say};
 use crate::plan::Format;
 use crate::summary::shown;
@@ -30,21 +32,6 @@ pub(crate) struct Args {
     /// The number format to write [default: the model's own, fp32 if it is mixed].
     #[arg(long, value_enum)]
     precision: Option<PrecisionArg>,
-    /// Takes the moving averages of the UNet's weights (`model_ema.*`) from a single file that has them.
-    #[arg(long)]
-    ema: bool,
-    /// What the model predicts, where its files do not say or are wrong: v for SD 2.x 768-v.
-    #[arg(long, value_name = "TYPE", value_enum)]
-    prediction_type: Option<PredictionArg>,
-    /// The tokenizer's folder, for a single file whose tokenizer is not CLIP's.
-    #[arg(long, value_name = "DIR")]
-    tokenizer: Option<PathBuf>,
-    /// A diffusers folder whose config.json files describe the model; for single files of unusual sizes.
-    #[arg(long, value_name = "DIR")]
-    config: Option<PathBuf>,
-    /// Reads this variant of a folder's weights, such as fp16 or non_ema.
-    #[arg(long, value_name = "NAME")]
-    variant: Option<String>,
     /// Writes KEY=VALUE into the metadata of a single file, e.g. modelspec.author=me. May be given many times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     metadata: Vec<(String, String)>,
@@ -57,6 +44,8 @@ pub(crate) struct Args {
     /// How to report: for people, or as one JSON object.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -77,14 +66,6 @@ enum PrecisionArg {
     Bf16,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum PredictionArg {
-    /// The noise: SD 1.x, SD 2.x base.
-    Epsilon,
-    /// The velocity: SD 2.x 768-v.
-    V,
-}
-
 const AFTER_HELP: &str = "\
 Examples:
   ballast convert model.ckpt models/mine                  a .ckpt to a folder; nothing in the pickle is executed
@@ -103,17 +84,7 @@ a NAME.yaml beside NAME.ckpt that says `parameterization: \"v\"`; else say --pre
 pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
     let _telemetry = telemetry::init(Service::Cli, Options::new(output.verbosity()));
     let target = args.to.as_deref().map(|to| Target::new(to, args.form)).transpose()?;
-    let options = OpenOptions {
-        prediction_type: args.prediction_type.map(|prediction_type| match prediction_type {
-            PredictionArg::Epsilon => PredictionType::Epsilon,
-            PredictionArg::V => PredictionType::VPrediction,
-        }),
-        ema: args.ema,
-        tokenizer: args.tokenizer.clone(),
-        config: args.config.clone(),
-        variant: args.variant.clone(),
-    };
-    let checkpoint = model_path::open(&args.from, &options)?;
+    let checkpoint = model_path::open(&args.from, &args.model.options())?;
     let description = checkpoint.describe();
     if output.verbosity() >= 0 && args.format == Format::Text {
         description.notes.iter().for_each(|note| say(&format!("note: {note}")));
@@ -215,19 +186,6 @@ fn described(model: &Description) -> String {
     text
 }
 
-/// `859,520,964`
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// A value of metadata on one line: some tools keep whole configurations there.
 fn shortened(value: &str) -> String {
     const SHOWN: usize = 100;
@@ -248,10 +206,5 @@ mod tests {
         assert_eq!(form("a/model"), Some(Form::Diffusers));
         assert_eq!(form("a/sd-v1.5"), Some(Form::Diffusers));
         assert_eq!(form("a/model.ckpt"), None);
-    }
-
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        assert_eq!([0, 999, 1000, 859_520_964].map(grouped), ["0", "999", "1,000", "859,520,964"]);
     }
 }

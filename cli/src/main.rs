@@ -13,6 +13,7 @@ mod init_model;
 mod loss_curve;
 mod memory;
 mod meter;
+mod model_args;
 mod model_path;
 mod output;
 mod plan;

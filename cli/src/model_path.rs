@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ballast_common::config::ModelConfig;
 use ballast_model::{Checkpoint, CheckpointError, OpenOptions};
 
 use crate::failure::Failure;
@@ -16,8 +17,18 @@ const NEEDED: [&str; 5] = [
 ];
 
 /// Checks that a model lies at the path: a folder in the diffusers layout, or a single file. Reads no weights.
-pub(crate) fn check(path: &Path) -> Result<(), Failure> {
-    open(path, &OpenOptions::default()).map(|_| ())
+pub(crate) fn check(path: &Path) -> Result<Checkpoint, Failure> {
+    open(path, &OpenOptions::default())
+}
+
+/// Checks that the model is there and that the config fits it.
+pub(crate) fn check_for(path: &Path, config: &ModelConfig) -> Result<Checkpoint, Failure> {
+    let checkpoint = check(path)?;
+    checkpoint.check_clip_skip(config.clip_skip as usize).map_err(|error| {
+        let hint = "set model.clip_skip to 1 for the last layer";
+        Failure::usage(format_args!("config: `model.clip_skip` does not fit {}: {error}", path.display())).hint(hint)
+    })?;
+    Ok(checkpoint)
 }
 
 /// Opens the model at the path.

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use ballast_common::telemetry::{self, Options, Service};
+use ballast_model::sampler::SampleError;
 use ballast_model::{RgbPixels, SampleRequest, SamplerKind, StableDiffusion, TextSettings};
 use clap::builder::PossibleValuesParser;
 
 use crate::failure::Failure;
+use crate::model_args::ModelArgs;
 use crate::output::{print, say};
 use crate::sheet::Sheet;
 use crate::summary::shown;
@@ -29,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long, visible_alias = "negative-prompt", value_name = "TEXT", default_value = "")]
     negative: String,
     /// The seed of the first picture; each further one of a prompt has the next number.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true)]
     seed: u64,
     /// Pictures per prompt.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -51,18 +53,20 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SPACING", value_parser = ["karras", "timesteps"])]
     sigmas: Option<String>,
     /// How strongly the prompt is followed; 1 is without guidance.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, allow_negative_numbers = true)]
     guidance: f64,
     /// How much of the contrast that guidance adds is taken back, 0 to 1 (arXiv:2305.08891); 0.7 for models with zero
     /// terminal SNR.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true)]
     guidance_rescale: f64,
-    /// Which layer of the text encoder is used, from the end: 1 is the last, 2 the one before.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
-    clip_skip: u32,
-    /// Encodes prompts of more than 75 tokens in chunks, instead of cutting them off.
-    #[arg(long)]
-    long_prompts: bool,
+    /// Which layer of the text encoder is used, from the end: 1 is the last, 2 the one before [default: the one that ballast
+    /// trained the model with, else 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    clip_skip: Option<u32>,
+    /// Encodes prompts of more than 75 tokens in chunks of 75, instead of cutting them off [default: as ballast trained the
+    /// model, else false].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    long_prompts: Option<bool>,
     /// Puts all pictures on one sheet: a row per prompt, a column per picture; with several models a row per model.
     #[arg(long)]
     sheet: bool,
@@ -72,6 +76,8 @@ pub(crate) struct Args {
     /// A PNG file for one picture or a sheet; else a folder.
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
+    #[command(flatten)]
+    reading: ModelArgs,
 }
 
 const AFTER_HELP: &str = "\
@@ -98,9 +104,10 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
     let mut sheet_parameters = None;
     let mut paths = Vec::new();
     for path in &args.model {
-        let model = open(path)?;
-        let requests = args.requests(native_side(path, &model)?);
-        args.warn_of_long_prompts(&model);
+        let model = args.open(path)?;
+        let text = args.text_settings(model.text_settings());
+        let requests = args.requests(native_side(path, &model)?, text);
+        args.warn_of_long_prompts(&model, text);
         for (index, request) in requests.iter().enumerate() {
             let picture = draw(&model, request)?;
             if args.sheet {
@@ -133,12 +140,17 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
 impl Args {
     /// Refuses what cannot be drawn before a model is loaded.
     fn check(&self) -> Result<(), Failure> {
-        self.model.iter().try_for_each(|path| model_path::check(path))?;
+        self.model.iter().try_for_each(|path| model_path::open(path, &self.reading.options()).map(drop))?;
         if self.model.len() > 1 && !self.sheet {
             return Err(Failure::usage("several models are drawn only onto a sheet").hint("add --sheet"));
         }
-        if self.is_one_file() && !self.out.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("png")) {
+        if self.is_one_file() && !self.has_png_name() {
             return Err(Failure::usage(format_args!("{} is no PNG file", self.out.display())).hint("end it in .png"));
+        }
+        if !self.is_one_file() && (self.out.is_file() || self.has_png_name()) {
+            let count = self.prompt.len() as u64 * u64::from(self.count);
+            let what = format_args!("{count} pictures need a folder, and {} is a file's name", self.out.display());
+            return Err(Failure::usage(what).hint("name a folder, or add --sheet for one picture of them all"));
         }
         for (name, value, most) in
             [("guidance", self.guidance, 100.0), ("guidance-rescale", self.guidance_rescale, 1.0)]
@@ -153,6 +165,18 @@ impl Args {
         Ok(())
     }
 
+    /// Loads a model, and says what was assumed about it.
+    fn open(&self, path: &Path) -> Result<StableDiffusion, Failure> {
+        let checkpoint = model_path::open(path, &self.reading.options())?;
+        checkpoint.notes().iter().for_each(|note| say(&format!("note: {note}")));
+        let loaded = checkpoint.load(&ballast_model::cpu_device());
+        Ok(loaded.with_context(|| format!("cannot load the model {}", path.display()))?)
+    }
+
+    fn has_png_name(&self) -> bool {
+        self.out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
+    }
+
     fn is_one_file(&self) -> bool {
         self.sheet || self.prompt.len() as u64 * u64::from(self.count) == 1
     }
@@ -163,7 +187,7 @@ impl Args {
         self.columns.map_or(row, |columns| columns as usize)
     }
 
-    fn requests(&self, native_side: u32) -> Vec<SampleRequest> {
+    fn requests(&self, native_side: u32, text: TextSettings) -> Vec<SampleRequest> {
         let request = |prompt: &String, number: u32| {
             let request = SampleRequest {
                 prompt: prompt.clone(),
@@ -176,7 +200,7 @@ impl Args {
                 karras_sigmas: None,
                 guidance_scale: self.guidance,
                 guidance_rescale: self.guidance_rescale,
-                text: TextSettings { clip_skip: self.clip_skip as usize, long_prompts: self.long_prompts },
+                text,
             };
             match &self.sigmas {
                 None => request.with_usual_sigmas(),
@@ -186,25 +210,24 @@ impl Args {
         self.prompt.iter().flat_map(|prompt| (0..self.count).map(move |number| request(prompt, number))).collect()
     }
 
-    /// Says once for each prompt that its end is not used.
-    fn warn_of_long_prompts(&self, model: &StableDiffusion) {
-        if self.long_prompts {
-            return;
+    /// The model's own settings, or what the command line says instead.
+    fn text_settings(&self, of_model: TextSettings) -> TextSettings {
+        TextSettings {
+            clip_skip: self.clip_skip.map_or(of_model.clip_skip, |skip| skip as usize),
+            long_prompts: self.long_prompts.unwrap_or(of_model.long_prompts),
         }
+    }
+
+    /// Says once for each prompt that its end is not used.
+    fn warn_of_long_prompts(&self, model: &StableDiffusion, settings: TextSettings) {
         for prompt in self.prompt.iter().chain([&self.negative]).collect::<BTreeSet<_>>() {
-            let cut_off = model.tokenizer.cut_off(prompt);
+            let cut_off = model.tokenizer.cut_off(prompt, settings);
             if cut_off > 0 {
-                say(&format!(
-                    "warning: the last {cut_off} tokens of this prompt are not used (--long-prompts uses them): {prompt}"
-                ));
+                let remedy = if settings.long_prompts { "" } else { " (--long-prompts uses them)" };
+                say(&format!("warning: the last {cut_off} tokens of this prompt are not used{remedy}: {prompt}"));
             }
         }
     }
-}
-
-fn open(path: &Path) -> anyhow::Result<StableDiffusion> {
-    StableDiffusion::load(path, &ballast_model::cpu_device())
-        .with_context(|| format!("cannot load the model {}", path.display()))
 }
 
 /// Returns the side in pixels that the model was made for.
@@ -214,8 +237,11 @@ fn native_side(path: &Path, model: &StableDiffusion) -> anyhow::Result<u32> {
 }
 
 fn draw(model: &StableDiffusion, request: &SampleRequest) -> Result<RgbPixels, Failure> {
-    ballast_model::sampler::sample(model, request)
-        .map_err(|error| Failure::from(anyhow::Error::new(error)).blaming_usage())
+    ballast_model::sampler::sample(model, request).map_err(|error| {
+        let is_usage = !matches!(error, SampleError::NotFinite { .. });
+        let failure = Failure::from(anyhow::Error::new(error));
+        if is_usage { failure.blaming_usage() } else { failure }
+    })
 }
 
 fn save(picture: &RgbPixels, parameters: &str, path: &Path) -> anyhow::Result<()> {
@@ -225,7 +251,10 @@ fn save(picture: &RgbPixels, parameters: &str, path: &Path) -> anyhow::Result<()
     }
     let writing = || format!("cannot write {}", path.display());
     let bytes = picture.to_png(parameters).with_context(writing)?;
-    std::fs::write(path, bytes).with_context(writing)
+    // Under its name only when it is whole.
+    let partial = path.with_extension(format!("png.{}.part", std::process::id()));
+    let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
+    written.with_context(writing).inspect_err(|_| _ = std::fs::remove_file(&partial))
 }
 
 /// `00_seed1_a_red_boat.png`

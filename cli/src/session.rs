@@ -77,7 +77,7 @@ impl Session {
         // So that the config in the run folder finds the run again by itself.
         config.run.name = run_folder.file_name().map(|name| name.to_string_lossy().into_owned());
         if let Some(model) = &config.model.path {
-            model_path::check(model)?;
+            model_path::check_for(model, &config.model)?;
         }
         let dataset = scan(&config)?;
         Ok(Self {

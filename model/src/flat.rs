@@ -3,7 +3,7 @@
 //! The order is that of the paths, the UNet before the text encoder, and nothing else: not the declaration in
 //! code, not a process's parameter ids. Optimizer state therefore fits wherever the layout is the same.
 
-use crate::objective::weighted_loss;
+use crate::objective::{groups, weighted_loss};
 use crate::params::{self, ParamVisitor};
 use crate::trained::TrainedParams;
 use crate::{ClipTextModel, MicroBatch, NoiseScheduler, UNet, recompute};
@@ -161,7 +161,9 @@ impl Trainable {
         recomputation: bool,
     ) -> (Tensor<1>, Vec<f32>) {
         if recomputation {
-            return recompute::loss_and_gradient(self, noise_scheduler, batch, normaliser);
+            return groups::each_gradient(batch, |batch| {
+                recompute::loss_and_gradient(self, noise_scheduler, batch, normaliser)
+            });
         }
         let loss = weighted_loss(&self.unet, &self.text_encoder, noise_scheduler, batch, normaliser);
         (loss.per_sample, self.gradient(loss.scalar))

@@ -176,11 +176,6 @@ impl Embedding {
         let width = self.weight.dims()[1];
         self.weight.val().slice([0..length, 0..width]).unsqueeze()
     }
-
-    /// Number of rows.
-    pub(crate) fn rows(&self) -> usize {
-        self.weight.lazy_shape()[0]
-    }
 }
 
 /// Casts where the type differs: a cast that changes nothing would still cost a node of the autodiff graph.

@@ -15,6 +15,7 @@ pub mod adamw;
 pub mod checkpoint;
 pub mod clip;
 mod config;
+mod files;
 pub mod flat;
 pub mod init;
 pub mod kernels;
@@ -36,8 +37,9 @@ pub mod vae;
 mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, OpenOptions, SavePrecision, StableDiffusion};
-pub use clip::{ClipTextModel, TextSettings};
+pub use clip::{ClipSkipError, ClipTextModel, TextSettings};
 pub use config::ConfigError;
+pub use files::FileError;
 pub use flat::{FlatEntry, FlatLayout, ParamGroup, Trainable};
 pub use init::{Preset, init_model};
 pub use noise_scheduler::{NoiseScheduler, PredictionType};

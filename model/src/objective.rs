@@ -3,6 +3,8 @@
 //! One normaliser for every sample of a step, whatever its micro-batch: `Σᵢ wᵢ·ℓᵢ / normaliser`, with ℓᵢ the mean
 //! over channels and pixels. Entries that only fill a micro-batch up have weight 0.
 
+pub(crate) mod groups;
+
 use crate::{ClipTextModel, NoiseScheduler, PredictionType, UNet};
 use burn::tensor::{Tensor, TensorData};
 
@@ -15,7 +17,7 @@ pub struct MicroBatch {
     pub noise: Tensor<4>,
     /// One per sample, in `0..num_train_timesteps`.
     pub timesteps: Vec<u32>,
-    /// One row of ids per sample, all of one length (77).
+    /// One row of ids per sample: 77, or a multiple of it for a long caption.
     pub token_ids: Vec<Vec<i32>>,
     /// wᵢ of each sample; 0 for padding.
     pub weights: Vec<f32>,
@@ -44,7 +46,8 @@ pub fn min_snr_weight(snr: f64, gamma: Option<f64>, prediction_type: PredictionT
 
 /// Computes the losses of a micro-batch.
 ///
-/// `normaliser` is the global batch size: never the sum of the weights.
+/// `normaliser` is the global batch size: never the sum of the weights. Samples whose captions have other lengths go
+/// through the UNet one length after the other, so that none sees another's padding.
 pub fn weighted_loss(
     unet: &UNet,
     text_encoder: &ClipTextModel,
@@ -52,8 +55,10 @@ pub fn weighted_loss(
     batch: MicroBatch,
     normaliser: f32,
 ) -> Loss {
-    let text = text_encoder.encode(&batch.token_ids, &batch.latents.device());
-    weighted_loss_of_text(unet, text, noise_scheduler, batch, normaliser)
+    groups::each(batch, |batch| {
+        let text = text_encoder.encode(&batch.token_ids, &batch.latents.device());
+        weighted_loss_of_text(unet, text, noise_scheduler, batch, normaliser)
+    })
 }
 
 /// [`weighted_loss`] for text states computed before: `encoder_hidden_states` is `[batch, length, width]`.

@@ -2,10 +2,10 @@
 
 mod support;
 
+use ballast_common::error_chain as told;
 use ballast_model::{CheckpointError, Preset, SavePrecision, StableDiffusion, Trainable, cpu_device, init_model};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::path::Path;
 use support::Reference;
 
@@ -15,17 +15,6 @@ fn params(model: StableDiffusion) -> Vec<f32> {
 
 fn load(dir: &Path) -> Result<StableDiffusion, CheckpointError> {
     StableDiffusion::load(dir, &cpu_device())
-}
-
-/// The whole chain of causes.
-fn told(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use ballast_model::objective::weighted_loss;
 use ballast_model::sampler::{SampleError, sample};
 use ballast_model::{
-    MicroBatch, Preset, SampleRequest, SamplerKind, SavePrecision, StableDiffusion, TextSettings, Trainable,
-    cpu_device, init_model, standard_normal, tensor,
+    MicroBatch, NoiseScheduler, Preset, SampleRequest, SamplerKind, SavePrecision, StableDiffusion, TextSettings,
+    Trainable, cpu_device, init_model, standard_normal, tensor,
 };
 
 fn batch(model: &StableDiffusion) -> MicroBatch {
@@ -99,6 +99,17 @@ fn every_sampler_draws_and_draws_the_same_again() {
     }
     let too_much = SampleRequest { text: TextSettings { clip_skip: 99, long_prompts: false }, ..base.clone() };
     assert!(matches!(sample(&model, &too_much), Err(SampleError::ClipSkip(_))));
+    let mut without_signal = model.clone();
+    let config = serde_json::json!({"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"});
+    without_signal.noise_scheduler = NoiseScheduler::from_json(&config).unwrap();
+    let error = sample(&without_signal, &base).unwrap_err().to_string();
+    assert!(error.contains("not a number everywhere") && error.contains("rescale_betas_zero_snr"), "{error}");
+    let config = serde_json::json!({"rescale_betas_zero_snr": true, "timestep_spacing": "trailing",
+                                    "prediction_type": "v_prediction"});
+    without_signal.noise_scheduler = NoiseScheduler::from_json(&config).unwrap();
+    for sampler in SamplerKind::ALL {
+        sample(&without_signal, &SampleRequest { sampler, guidance_rescale: 0.7, ..base.clone() }).unwrap();
+    }
     let karras = SampleRequest { karras_sigmas: Some(true), ..base };
     assert!(matches!(sample(&model, &karras), Err(SampleError::Sampler(_))));
 }
@@ -108,17 +119,44 @@ fn the_end_of_a_long_prompt_counts_only_where_it_is_asked_for() {
     let model = init_model(Preset::Tiny, 7);
     let long = "a red disc on the sea ".repeat(40);
     let longer = format!("{long} and a blue bird");
-    let states = |prompt: &str, long_prompts: bool| {
+    let all = |prompt: &str, long_prompts: bool| {
         let settings = TextSettings { clip_skip: 1, long_prompts };
         model.encode_prompts(&[prompt, "short"], settings).unwrap()
     };
+    let states = |prompt: &str, long_prompts: bool| all(prompt, long_prompts)[0].clone().narrow(0, 0, 1);
     let cut = states(&long, false);
     assert_eq!(cut.dims()[1], 77);
     assert!(cut.into_data() == states(&longer, false).into_data());
     let whole = states(&long, true);
     assert!(whole.dims()[1] > 77 && whole.dims()[1] % 77 == 0);
     assert!(whole.clone().into_data() != states(&longer, true).into_data());
+    // A short prompt beside it stays short.
+    assert_eq!(all(&long, true)[1].dims()[1], 77);
     // The first chunk's states are those of the cut prompt.
     let first = whole.narrow(1, 0, 77).into_data();
     assert!(first == states(&long, false).into_data());
+}
+
+/// Which others are in a batch changes nothing but the order of sums, whatever the size.
+#[test]
+fn a_batch_is_its_samples_at_any_size() {
+    for preset in [Preset::Tiny, Preset::TinyV2] {
+        let model = init_model(preset, 7);
+        let prompts = ["a red disc", "", "two cats", "a boat", "a red disc"];
+        let text = model.encode_prompts(&prompts, TextSettings::default()).unwrap().remove(0);
+        for (batch, [height, width]) in [(2, [1, 1]), (3, [5, 7]), (5, [3, 2]), (4, [9, 6]), (1, [11, 13])] {
+            let shape = [batch, 4, height, width];
+            let latents = tensor(standard_normal(1, "test", "latents", shape.iter().product()), shape, &cpu_device());
+            let timesteps: Vec<f32> = (0..batch).map(|i| (i * 199) as f32).collect();
+            let together = model.unet.forward(latents.clone(), &timesteps, text.clone().narrow(0, 0, batch));
+            assert_eq!(together.dims(), shape);
+            let alone = (0..batch).map(|i| {
+                model.unet.forward(latents.clone().narrow(0, i, 1), &timesteps[i..=i], text.clone().narrow(0, i, 1))
+            });
+            let alone = burn::tensor::Tensor::cat(alone.collect(), 0);
+            let off = (together - alone.clone()).abs().max().into_scalar::<f32>();
+            let peak = alone.abs().max().into_scalar::<f32>();
+            assert!(off <= 2e-6 * peak, "{preset:?}, {batch} of {height}x{width}: off by {}", off / peak);
+        }
+    }
 }

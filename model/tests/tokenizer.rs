@@ -2,13 +2,16 @@
 
 mod support;
 
-use ballast_model::tokenizer::{MAX_LENGTH, Padding, Tokenizer, TokenizerError};
+use ballast_model::TextSettings;
+use ballast_model::tokenizer::{CHUNK, MAX_CHUNKS, MAX_LENGTH, Padding, Tokenizer, TokenizerError};
 use proptest::prelude::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 const ALL_MERGES: usize = 48_894;
+
+const LONG: TextSettings = TextSettings { clip_skip: 1, long_prompts: true };
 
 fn fixture() -> Value {
     serde_json::from_slice(&std::fs::read(support::fixture_path("tokenizer_ids.json")).unwrap()).unwrap()
@@ -105,7 +108,7 @@ proptest! {
             let (begin_id, end_id) = (tokenizer.encode("")[0], tokenizer.encode("")[1]);
             prop_assert_eq!((ids[0], ids[end]), (begin_id, end_id));
             prop_assert!(ids[end + 1..].iter().all(|id| *id == tokenizer.pad_id() as i32));
-            prop_assert_eq!(tokenizer.cut_off(&text) > 0, tokenizer.token_count(&text) > MAX_LENGTH - 2);
+            prop_assert_eq!(tokenizer.cut_off(&text, TextSettings::default()) > 0, tokenizer.token_count(&text) > MAX_LENGTH - 2);
         }
     }
 
@@ -113,15 +116,14 @@ proptest! {
     fn chunks_hold_every_token_in_order(text in any_caption(), times in 1usize..20) {
         let tokenizer = &SMALL[0];
         let text = format!("{text} ").repeat(times);
-        let rows = tokenizer.encode_long(&[&text, ""]);
-        prop_assert!(rows[0].len().is_multiple_of(MAX_LENGTH) && rows[1].len() == rows[0].len());
+        let ids = tokenizer.encode_long(&text);
         let count = tokenizer.token_count(&text);
-        prop_assert_eq!(rows[0].len() / MAX_LENGTH, count.div_ceil(MAX_LENGTH - 2).max(1));
-        // The first chunk is what is left when the rest is cut off; the short caption goes on empty.
-        prop_assert_eq!(&rows[0][..MAX_LENGTH], &tokenizer.encode(&text)[..]);
+        prop_assert_eq!(ids.len(), MAX_LENGTH * count.div_ceil(CHUNK).clamp(1, MAX_CHUNKS));
+        prop_assert_eq!(tokenizer.cut_off(&text, LONG), count.saturating_sub(CHUNK * MAX_CHUNKS));
+        // The first chunk is what is left when the rest is cut off.
+        prop_assert_eq!(&ids[..MAX_LENGTH], &tokenizer.encode(&text)[..]);
         let empty = tokenizer.encode("");
-        prop_assert!(rows[1].chunks(MAX_LENGTH).all(|chunk| chunk == empty));
-        let full = rows[0].chunks(MAX_LENGTH).take(count / (MAX_LENGTH - 2));
+        let full = ids.chunks(MAX_LENGTH).take(count / CHUNK);
         prop_assert!(full.into_iter().all(|chunk| chunk[0] == empty[0] && chunk[MAX_LENGTH - 1] == empty[1]));
     }
 }

@@ -89,6 +89,9 @@ pub enum WorkerError {
     /// The config trains neither the UNet nor the text encoder.
     #[error("there is nothing to train: model.train_unet and model.train_text_encoder are both false")]
     NothingToTrain,
+    /// The config's clip skip is too much for the model.
+    #[error("model.clip_skip does not fit the model")]
+    ClipSkip(#[from] ballast_model::ClipSkipError),
     /// The model cannot be read.
     #[error("cannot load the model from {path}")]
     Model {
@@ -178,6 +181,7 @@ impl WorkerError {
             Self::Url { .. } => "write http://HOST:PORT, as the coordinator prints it",
             Self::Device { .. } => "use --device cpu, or a build with the `cuda` feature",
             Self::NothingToTrain => "set one of them to true",
+            Self::ClipSkip(_) => "set model.clip_skip to 1 for the last layer",
             Self::Model { .. } | Self::OtherModel { .. } => {
                 "the same model has to lie at the same path on every worker's host"
             }

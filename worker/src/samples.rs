@@ -6,6 +6,8 @@ use ballast_common::config::{RunConfig, SamplerName};
 use ballast_common::error_chain;
 use ballast_model::{SampleRequest, SamplerKind, StableDiffusion, sampler};
 
+use crate::trainer::text_settings;
+
 use crate::save::write_file;
 
 /// Draws the config's prompts with these indices and returns the files. Goes on after a failure; the first is returned too.
@@ -52,6 +54,7 @@ fn request(config: &RunConfig, index: u32) -> Option<SampleRequest> {
         steps: config.sample.steps as usize,
         guidance_scale: config.sample.guidance_scale,
         sampler: sampler_kind(config.sample.sampler),
+        text: text_settings(config),
         ..SampleRequest::default()
     }
     .with_usual_sigmas();

@@ -5,6 +5,7 @@
 //! a joiner) reads them along the layout.
 
 mod state;
+mod text;
 
 use std::cell::Cell;
 use std::path::Path;
@@ -16,6 +17,7 @@ use ballast_model::objective::min_snr_weight;
 use ballast_model::{Device, FlatLayout, MicroBatch, ParamGroup, StableDiffusion, Trainable, TrainedParams, tensor};
 use ballast_proto::v1;
 use burn::tensor::Tensor;
+pub(crate) use text::text_settings;
 use tokio_util::sync::CancellationToken;
 use tracing::{info_span, warn};
 
@@ -59,10 +61,11 @@ impl Trainer {
     ///
     /// # Errors
     /// When the config trains no part of it.
-    pub(crate) fn new(config: &RunConfig, model: StableDiffusion, encoder: Encoder) -> Result<Self, WorkerError> {
+    pub(crate) fn new(config: &RunConfig, mut model: StableDiffusion, encoder: Encoder) -> Result<Self, WorkerError> {
         if !config.model.train_unet && !config.model.train_text_encoder {
             return Err(WorkerError::NothingToTrain);
         }
+        text::prepare(&mut model, text_settings(config))?;
         let layout = model.trained_layout(config.model.train_text_encoder);
         Ok(Self {
             streams: Streams::new(config.run.seed),
@@ -213,7 +216,7 @@ impl Trainer {
             });
             noise.extend(key.noise(channels, plane, self.config.objective.offset_noise));
             timesteps.push(timestep);
-            token_ids.push(self.model.tokenizer.encode(key.caption()));
+            token_ids.push(self.model.tokenizer.encode_with(key.caption(), text_settings(&self.config)));
             self.name_long_caption(key.caption());
             weights.push(weight as f32);
             let position = occurrence.position;
@@ -230,10 +233,16 @@ impl Trainer {
     }
 
     fn name_long_caption(&self, caption: &str) {
-        let cut_off = if self.has_named_long_caption.get() { 0 } else { self.model.tokenizer.cut_off(caption) };
+        let settings = text_settings(&self.config);
+        let cut_off =
+            if self.has_named_long_caption.get() { 0 } else { self.model.tokenizer.cut_off(caption, settings) };
         if cut_off > 0 {
             self.has_named_long_caption.set(true);
-            warn!(caption, cut_off, "a caption has more than 75 tokens: the rest is not used (others are not named)");
+            let most = settings.max_tokens();
+            warn!(
+                caption,
+                cut_off, "a caption has more than {most} tokens: the rest is not used (others are not named)"
+            );
         }
     }
 
@@ -270,7 +279,8 @@ impl Trainer {
             groups.push(Group { range: self.layout.group_range(ParamGroup::Unet), lr: plan.unet_lr });
         }
         if self.config.model.train_text_encoder {
-            groups.push(Group { range: self.layout.group_range(ParamGroup::TextEncoder), lr: plan.text_encoder_lr });
+            let ranges = text::used_ranges(&self.layout, &self.model.text_encoder);
+            groups.extend(ranges.into_iter().map(|range| Group { range, lr: plan.text_encoder_lr }));
         }
         let (optimizer, step) = (&mut self.optimizer, self.next_step + 1);
         self.model.change_trained(&self.layout, &mut |offset, values| {

@@ -120,3 +120,24 @@ fn a_single_file_is_trained_and_drawn_with_like_its_folder() {
     // What training wrote is itself a model, in both forms.
     assert!(picture("runs/folder/final") == picture("runs/folder/final.safetensors"));
 }
+
+#[test]
+fn what_a_file_does_not_tell_is_said_to_be_a_guess_wherever_it_is_used() {
+    let lab = Lab::new();
+    lab.run(&["convert", "model", "own.safetensors"]).expect(0);
+    // As other tools write it: without the configurations.
+    let bytes = read(&lab, "own.safetensors");
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    lab.write("bare.safetensors", safetensors::serialize(file.tensors(), None).unwrap());
+    let draw = ["sample", "--model", "bare.safetensors", "--prompt", "x", "--steps", "1", "--out", "x.png"];
+    let train = ["train", "config.toml", "--name", "bare", "--max-steps", "1", "--set", "model.path=bare.safetensors"];
+    for command in [&["convert", "bare.safetensors", "x"][..], &draw, &train] {
+        let said = lab.run(command).expect(0);
+        said.says(&["a guess", "attention heads in the UNet", "attention heads in the text encoder", "--config DIR"]);
+    }
+    let known = lab.run(&["convert", "bare.safetensors", "y", "--config", "model"]).expect(0);
+    assert_eq!(known.stderr, "");
+    assert!(read(&lab, "y/unet/config.json") == read(&lab, "model/unet/config.json"));
+    let known = lab.run(&[&draw[..], &["--config", "model"]].concat()).expect(0);
+    assert!(!known.stderr.contains("guess"), "{}", known.stderr);
+}

@@ -86,6 +86,10 @@ fn every_sampler_draws_and_the_picture_says_how() {
     refused(&["--sigmas", "karras"], "dpmpp-2m");
     refused(&["--clip-skip", "50"], "clip skip");
     refused(&["--guidance-rescale", "2"], "from 0 to 1");
+    refused(&["--guidance", "-1"], "from 0 to 100");
+    refused(&["--count", "2"], "2 pictures need a folder");
+    refused(&["--ema"], "no EMA weights");
+    assert!(!lab.path("x.png").exists());
 }
 
 #[test]
@@ -118,6 +122,43 @@ fn a_run_draws_with_its_sampler_and_names_a_caption_that_is_cut_off() {
     lab.run(&[&sample[..], &size].concat()).expect(0);
     // Pixels and settings: the files are the same to the last byte.
     assert!(std::fs::read(lab.path("one.png")).unwrap() == std::fs::read(of_run).unwrap());
+}
+
+#[test]
+fn a_model_is_drawn_with_as_it_was_trained() {
+    let lab = Lab::new();
+    let long = "a boat on the sea ".repeat(30);
+    lab.write("data/boats/picture_0.txt", &long);
+    let prompt = format!("sample.prompts=['{long}']");
+    let settings = [
+        "run.epochs=1",
+        "data.cond_dropout=0",
+        "sample.at_start=false",
+        "model.clip_skip=2",
+        "model.long_prompts=true",
+    ];
+    let settings: Vec<&str> = settings.iter().chain([&prompt.as_str()]).flat_map(|s| ["--set", *s]).collect();
+    let finished = lab.start_train("run", &[&["--workers", "2"], &settings[..]].concat()).finish().expect(0);
+    assert!(!finished.stderr.contains("more than 75 tokens"), "{}", finished.stderr);
+    let config = std::fs::read_to_string(lab.path("runs/run/config.toml")).unwrap();
+    assert!(config.contains("clip_skip = 2\nlong_prompts = true\n"), "{config}");
+    let of_run = std::fs::read_dir(lab.run_of("run").folder.join("samples")).unwrap().next().unwrap().unwrap().path();
+    let draw = |model: &str, out: &str, more: &[&str]| {
+        let sample = ["sample", "--model", model, "--prompt", &long, "--steps", "2", "--width", "64", "--height", "64"];
+        lab.run(&[&sample[..], &["--seed", "1", "--out", out], more].concat()).expect(0);
+        std::fs::read(lab.path(out)).unwrap()
+    };
+    let drawn = draw("runs/run/final", "a.png", &[]);
+    assert!(drawn == std::fs::read(of_run).unwrap(), "the folder knows how it was trained");
+    assert!(drawn == draw("runs/run/final.safetensors", "b.png", &[]), "so does the single file");
+    let pixels = |name: &str| image::open(lab.path(name)).unwrap().to_rgb8();
+    draw("runs/run/final", "c.png", &["--clip-skip", "1"]);
+    draw("runs/run/final", "d.png", &["--long-prompts=false"]);
+    assert!(pixels("c.png") != pixels("a.png") && pixels("d.png") != pixels("a.png"));
+
+    let refused = lab.start_train("other", &["--set", "model.clip_skip=5"]).finish().expect(2);
+    refused.says(&["model.clip_skip", "clip skip of 5 is too much for a text encoder of 2 layers"]);
+    assert!(!lab.path("runs/other").exists());
 }
 
 #[test]

@@ -39,7 +39,14 @@ impl Default for DataConfig {
 
 impl Default for ModelConfig {
     fn default() -> Self {
-        Self { path: None, train_unet: true, train_text_encoder: true, gradient_checkpointing: false }
+        Self {
+            path: None,
+            train_unet: true,
+            train_text_encoder: true,
+            gradient_checkpointing: false,
+            clip_skip: 1, // what SD 1.x was trained with; SD 2.x files leave their last layer out already
+            long_prompts: false, // most programs that draw cut off too
+        }
     }
 }
 

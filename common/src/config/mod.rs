@@ -156,6 +156,7 @@ impl RunConfig {
         let mut check = Check::new(raw);
         check.section("run", |check| config.run.check(check));
         check.section("data", |check| config.data.check(check));
+        check.section("model", |check| config.model.check(check));
         check.section("step", |check| config.step.check(check));
         check.section("objective", |check| config.objective.check(check));
         check.section("optimizer", |check| config.optimizer.check(check));

@@ -162,14 +162,6 @@ impl Ledger {
         self.connection.pragma_update(None, "synchronous", "OFF").map_err(self.failed("prepare"))
     }
 
-    /// Lets commits return before they are on the disk: for made-up ledgers.
-    ///
-    /// # Errors
-    /// When SQLite refuses.
-    pub(crate) fn forgo_sync(&mut self) -> Result<(), LedgerError> {
-        self.connection.pragma_update(None, "synchronous", "OFF").map_err(self.failed("prepare"))
-    }
-
     fn failed(&self, action: &'static str) -> impl Fn(rusqlite::Error) -> LedgerError + use<> {
         let path = self.path.clone();
         move |source| LedgerError::Sqlite { action, path: path.clone(), source }

@@ -40,6 +40,11 @@ struct Derive<'a> {
     guesses: Vec<String>,
 }
 
+/// Channels of the models that Stability AI, RunwayML and CompVis published, and of all that were trained from them: what
+/// shapes do not tell is known of these. Of any other model it is a guess, and is said to be one.
+const PUBLISHED_UNET: [usize; 4] = [320, 640, 1280, 1280];
+const PUBLISHED_VAE: [usize; 4] = [128, 256, 512, 512];
+
 const UNET: &str = "model.diffusion_model.";
 const VAE: &str = "first_stage_model.";
 
@@ -197,18 +202,18 @@ impl Derive<'_> {
     fn eight_heads(&mut self, channels: &[usize]) -> usize {
         let fits = |heads: &usize| channels.iter().all(|c| c % heads == 0);
         let heads = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
-        if heads != 8 {
-            self.guess(format!("{heads} attention heads in the UNet ({channels:?} channels do not divide into 8)"));
+        if channels != PUBLISHED_UNET {
+            self.guess(format!("{heads} attention heads in the UNet ({channels:?} channels)"));
         }
         heads
     }
 
     /// Heads of 64 channels, as all models of the published sizes have them.
     fn heads_of_64(&mut self, whose: &str, channels: &[usize]) -> Vec<usize> {
-        let is_known = channels.iter().all(|c| *c >= 64 && c % 64 == 0);
+        let is_known = channels == PUBLISHED_UNET || matches!(channels, [768 | 1024]);
         let heads: Vec<usize> = channels.iter().map(|c| if c % 64 == 0 { (c / 64).max(1) } else { 1 }).collect();
         if !is_known {
-            self.guess(format!("{heads:?} attention heads in the {whose} ({channels:?} channels are not made of 64s)"));
+            self.guess(format!("{heads:?} attention heads in the {whose} ({channels:?} channels)"));
         }
         heads
     }
@@ -216,10 +221,8 @@ impl Derive<'_> {
     fn groups(&mut self, whose: &str, channels: &[usize]) -> usize {
         let fits = |groups: &usize| channels.iter().all(|c| c % groups == 0);
         let groups = [32, 16, 8, 4, 2].into_iter().find(fits).unwrap_or(1);
-        if groups != 32 {
-            self.guess(format!(
-                "{groups} groups per norm in the {whose} ({channels:?} channels do not divide into 32)"
-            ));
+        if channels != PUBLISHED_UNET && channels != PUBLISHED_VAE {
+            self.guess(format!("{groups} groups per norm in the {whose} ({channels:?} channels)"));
         }
         groups
     }

@@ -2,6 +2,7 @@
 
 use super::TensorsError;
 use crate::config::ConfigError;
+use crate::files::FileError;
 use crate::tokenizer::TokenizerError;
 use std::path::PathBuf;
 
@@ -24,15 +25,9 @@ pub enum CheckpointError {
         /// What it is instead.
         what: String,
     },
-    /// A file cannot be read.
-    #[error("cannot read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    /// A configuration or an index cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A file cannot be written.
     #[error("cannot write {path}")]
     Write {
@@ -41,15 +36,6 @@ pub enum CheckpointError {
         /// Why.
         #[source]
         source: std::io::Error,
-    },
-    /// A file is no JSON.
-    #[error("cannot parse {path}")]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
     },
     /// A configuration that this crate cannot run.
     #[error("cannot use {path}")]
@@ -71,6 +57,18 @@ pub enum CheckpointError {
     /// The tokenizer's folder.
     #[error("cannot use the tokenizer")]
     Tokenizer(#[source] TokenizerError),
+    /// The tokenizer has ids for which the text encoder has no vectors.
+    #[error(
+        "{path}: its tokenizer has {tokens} tokens, its text encoder knows {rows}: one of them belongs to another model"
+    )]
+    TokenizerSize {
+        /// The folder or file.
+        path: PathBuf,
+        /// One more than the largest id.
+        tokens: usize,
+        /// Rows of the text encoder's embedding.
+        rows: usize,
+    },
     /// A single file without its tokenizer.
     #[error("{path} needs its tokenizer: {problem}; name its folder with --tokenizer DIR")]
     NoTokenizer {

@@ -10,6 +10,7 @@ use super::recognise::{conditioned, foreign_pipeline};
 use super::single_file::SingleFileTensor;
 use super::values::{Component, ComponentShapes};
 use super::{CheckpointError, Form, RawConfigs, prediction_name};
+use crate::files::{parse_json, read_small};
 use crate::{Tokenizer, clip, vae};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -254,14 +255,6 @@ fn missing(path: &Path) -> CheckpointError {
 const MAX_JSON_BYTES: u64 = 16 << 20;
 
 fn read_json(path: &Path) -> Result<Value, CheckpointError> {
-    let failed = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound => missing(path),
-        _ => CheckpointError::Read { path: path.to_owned(), source },
-    };
-    let length = std::fs::metadata(path).map_err(failed)?.len();
-    if length > MAX_JSON_BYTES {
-        return Err(failed(std::io::Error::other(format!("{length} bytes are too many for a configuration"))));
-    }
-    let text = std::fs::read(path).map_err(failed)?;
-    serde_json::from_slice(&text).map_err(|source| CheckpointError::Json { path: path.to_owned(), source })
+    let text = read_small(path, MAX_JSON_BYTES)?.ok_or_else(|| missing(path))?;
+    Ok(parse_json(path, &text)?)
 }

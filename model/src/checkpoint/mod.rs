@@ -4,6 +4,7 @@
 //! Both are written by the same code, which asks for one parameter after the other.
 
 mod atomic;
+mod checksum;
 mod derive;
 mod description;
 mod diffusers;
@@ -151,21 +152,32 @@ impl StableDiffusion {
     }
 
     /// Turns prompts into text states: `[prompts, 77, width]`, or a multiple of 77 for long ones where they are allowed.
+    /// Neighbours of one length are in one tensor, those of another in the next: nothing is padded for its neighbour.
     ///
     /// # Errors
     ///
     /// When the text encoder has too few layers for the clip skip.
+    pub fn encode_prompts(&self, prompts: &[&str], settings: TextSettings) -> Result<Vec<Tensor<3>>, ClipSkipError> {
+        let ids: Vec<Vec<i32>> = prompts.iter().map(|prompt| self.tokenizer.encode_with(prompt, settings)).collect();
+        let encoder = self.text_encoder.clone().with_clip_skip(settings.clip_skip)?;
+        let alike = ids.chunk_by(|ids, next| ids.len() == next.len());
+        Ok(alike.map(|ids| encoder.encode(ids, &self.device)).collect())
+    }
+
+    /// How the model's prompts became text states in its training, as far as its files say.
+    pub fn text_settings(&self) -> TextSettings {
+        TextSettings::of_config(&self.configs.text_encoder)
+    }
+
+    /// Says how prompts become text states, for whoever draws with the model once it is saved.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// When there are no prompts.
-    pub fn encode_prompts(&self, prompts: &[&str], settings: TextSettings) -> Result<Tensor<3>, ClipSkipError> {
-        let ids = if settings.long_prompts {
-            self.tokenizer.encode_long(prompts)
-        } else {
-            prompts.iter().map(|prompt| self.tokenizer.encode(prompt)).collect()
-        };
-        Ok(self.text_encoder.clone().with_clip_skip(settings.clip_skip)?.encode(&ids, &self.device))
+    /// When the text encoder has too few layers for the clip skip.
+    pub fn set_text_settings(&mut self, settings: TextSettings) -> Result<(), ClipSkipError> {
+        self.text_encoder.clone().with_clip_skip(settings.clip_skip)?;
+        settings.write_to(&mut self.configs.text_encoder);
+        Ok(())
     }
 
     /// The device that the parameters were loaded to.

@@ -9,6 +9,7 @@ use super::{
     CheckpointError, Configs, Form, ModelParts, RawConfigs, SavePrecision, Sources, StableDiffusion, atomic, diffusers,
     folder, metadata, original, single_file,
 };
+use crate::clip::{ClipSkipError, TextSettings};
 use crate::weights::Source;
 use crate::{Device, PredictionType, Tokenizer};
 use std::cell::RefCell;
@@ -62,6 +63,10 @@ impl Checkpoint {
     /// ill-shaped.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, CheckpointError> {
         let opened = if path.is_file() { original::open(path, options)? } else { folder::open(path, options)? };
+        let (tokens, rows) = (opened.tokenizer.vocab_size(), opened.configs.text_encoder.vocab_size);
+        if tokens > rows {
+            return Err(CheckpointError::TokenizerSize { path: path.to_owned(), tokens, rows });
+        }
         Ok(Self { path: path.to_owned(), opened })
     }
 
@@ -78,6 +83,20 @@ impl Checkpoint {
     /// What was assumed about the model and what of it is not used, a sentence each.
     pub fn notes(&self) -> &[String] {
         &self.opened.notes
+    }
+
+    /// How the model's prompts became text states in its training, as far as its files say.
+    pub fn text_settings(&self) -> TextSettings {
+        TextSettings::of_config(&self.opened.raw.text_encoder)
+    }
+
+    /// Whether the text encoder has enough layers for a clip skip.
+    ///
+    /// # Errors
+    ///
+    /// When it has not.
+    pub fn check_clip_skip(&self, clip_skip: usize) -> Result<(), ClipSkipError> {
+        self.opened.configs.text_encoder.check_clip_skip(clip_skip)
     }
 
     /// What there is to say about the model.

@@ -8,6 +8,7 @@ use super::single_file::layout;
 use super::stored::StoredTensor;
 use super::values::ComponentShapes;
 use super::{CheckpointError, Form, RawConfigs, derive, folder, metadata, prediction_name, recognise};
+use crate::files::FileError;
 use crate::{PredictionType, Tokenizer};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -78,9 +79,9 @@ fn configs(
     let words = file.weights.metadata();
     let stored = match &options.config {
         Some(dir) => Some(folder::read_configs(dir)?),
-        None => metadata::configs(words)
-            .transpose()
-            .map_err(|source| CheckpointError::Json { path: path.to_owned(), source })?,
+        None => {
+            metadata::configs(words).transpose().map_err(|source| FileError::Json { path: path.to_owned(), source })?
+        }
     };
     if let Some(mut raw) = stored {
         if let Some(prediction_type) = options.prediction_type {
@@ -96,12 +97,13 @@ fn configs(
         path: path.to_owned(),
         problems: format!("taken for {}, {problem}", family.name()),
     })?;
-    let guesses = derived.guesses.into_iter();
-    notes.extend(
-        guesses.map(|guess| {
-            format!("its shapes do not tell, so it is a guess: {guess}; --config names a folder that knows")
-        }),
-    );
+    if !derived.guesses.is_empty() {
+        notes.push(format!(
+            "a guess, since the shapes of its tensors do not tell: {}. If that is wrong, so are its pictures: \
+             `ballast convert FILE FOLDER --config DIR` takes it from the config.json files of a folder that knows",
+            derived.guesses.join("; ")
+        ));
+    }
     Ok(derived.raw)
 }
 

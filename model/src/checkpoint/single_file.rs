@@ -77,7 +77,7 @@ mod tests {
     use crate::PredictionType;
     use crate::checkpoint::check as check_configs;
     use crate::checkpoint::derive::{self, Stated};
-    use crate::checkpoint::recognise;
+    use crate::checkpoint::recognise::{self, Family};
     use crate::checkpoint::stored::{NumberType, StoredTensor};
     use crate::init::{Preset, full_size_shapes};
     use std::collections::{BTreeSet, HashMap};
@@ -188,6 +188,24 @@ mod tests {
         ];
         check_back(Preset::Sd21, packed, PredictionType::VPrediction, &extras);
         check_back(Preset::Sd21, packed, PredictionType::VPrediction, &[]);
+    }
+
+    #[test]
+    fn sd21_base_differs_in_size_and_prediction_and_its_relatives_are_refused() {
+        let packed = include_bytes!("../../tests/fixtures/keys_sd21.zz");
+        let mut tensors = original_file(packed);
+        let [base, v] = [PredictionType::Epsilon, PredictionType::VPrediction].map(|prediction_type| {
+            derive::configs(&tensors, Family::Sd2, Stated { prediction_type, zero_terminal_snr: false }).unwrap()
+        });
+        assert_eq!((&base.raw.unet["sample_size"], &v.raw.unet["sample_size"]), (&64.into(), &96.into()));
+        assert_eq!(base.raw.scheduler["prediction_type"], "epsilon");
+        let [base, v] = [base, v].map(|derived| check_configs(&derived.raw).unwrap());
+        assert_eq!((base.unet, base.vae, base.text_encoder), (v.unet, v.vae, v.text_encoder));
+        // The same network with more input channels: inpainting and depth of 2.x.
+        for (channels, name) in [(9, "inpainting"), (5, "depth")] {
+            tensors.get_mut("model.diffusion_model.input_blocks.0.0.weight").unwrap().shape[1] = channels;
+            assert!(recognise::single_file(&tensors).unwrap_err().contains(name));
+        }
     }
 
     #[test]

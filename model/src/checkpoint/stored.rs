@@ -1,5 +1,6 @@
 //! A file of weights, whichever format it has: what is in it, and one tensor's numbers at a time.
 
+use super::checksum::Checksums;
 use super::tensors::{self, TensorsError};
 use super::torch;
 use half::{bf16, f16};
@@ -64,6 +65,7 @@ pub(crate) struct WeightsFile {
     file: File,
     tensors: BTreeMap<String, StoredTensor>,
     metadata: BTreeMap<String, String>,
+    checksums: Checksums,
 }
 
 /// Numbers that are read at once.
@@ -78,12 +80,12 @@ impl WeightsFile {
         let known = length.min(16) as usize;
         file.read_exact(&mut start[..known]).map_err(TensorsError::Io)?;
         file.seek(SeekFrom::Start(0)).map_err(TensorsError::Io)?;
-        let (tensors, metadata) = if torch::is_torch(&start[..known]) {
-            (torch::open(&mut file, length).map_err(TensorsError::Torch)?, BTreeMap::new())
-        } else {
-            tensors::open(&mut file, length)?
-        };
-        Ok(Self { file, tensors, metadata })
+        if torch::is_torch(&start[..known]) {
+            let (tensors, checksums) = torch::open(&mut file, length).map_err(TensorsError::Torch)?;
+            return Ok(Self { file, tensors, metadata: BTreeMap::new(), checksums });
+        }
+        let (tensors, metadata) = tensors::open(&mut file, length)?;
+        Ok(Self { file, tensors, metadata, checksums: Checksums::default() })
     }
 
     pub(crate) fn tensors(&self) -> &BTreeMap<String, StoredTensor> {
@@ -106,6 +108,7 @@ impl WeightsFile {
         let Some(width) = tensor.number_type.bytes() else {
             return Err(TensorsError::Dtype { key: key.to_owned(), dtype: tensor.number_type.name().to_owned() }.into());
         };
+        self.checksums.check_at(&self.file, tensor.start)?;
         let gathered = tensor.strides.as_ref().map(|strides| self.gather(tensor, strides, width)).transpose()?;
         let mut bytes = Vec::new();
         let mut numbers = Vec::new();

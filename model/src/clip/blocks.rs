@@ -63,10 +63,6 @@ impl TextTransformer {
     pub(crate) fn layers(&self) -> usize {
         self.encoder.layers.len()
     }
-
-    pub(crate) fn max_length(&self) -> usize {
-        self.embeddings.position_embedding.rows()
-    }
 }
 
 #[derive(Module, Debug)]

@@ -2,14 +2,17 @@
 
 mod blocks;
 pub(crate) mod keys;
+mod settings;
 
 use crate::config::{self, ConfigError, ensure};
+use crate::tokenizer::MAX_LENGTH;
 use crate::weights::Weights;
 use blocks::TextTransformer;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::Deserialize;
 use serde_json::Value;
+pub use settings::TextSettings;
 
 /// The keys of `text_encoder/config.json` that shape the computation; defaults are those of transformers.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -61,7 +64,23 @@ impl ClipTextConfig {
         ensure(NAME, config.hidden_size.is_multiple_of(config.num_attention_heads), || {
             format!("hidden_size {} is no multiple of {} heads", config.hidden_size, config.num_attention_heads)
         })?;
+        ensure(NAME, config.max_position_embeddings >= MAX_LENGTH, || {
+            format!("max_position_embeddings is {}, captions have {MAX_LENGTH} tokens", config.max_position_embeddings)
+        })?;
+        let stated = config.check_clip_skip(TextSettings::of_config(raw).clip_skip);
+        ensure(NAME, stated.is_ok(), || stated.map_or_else(|error| error.to_string(), |()| String::new()))?;
         Ok(config)
+    }
+}
+
+impl ClipTextConfig {
+    /// Whether there are enough blocks for a clip skip.
+    ///
+    /// # Errors
+    ///
+    /// When there are not.
+    pub fn check_clip_skip(&self, clip_skip: usize) -> Result<(), ClipSkipError> {
+        check_clip_skip(clip_skip, self.num_hidden_layers)
     }
 }
 
@@ -73,15 +92,6 @@ pub struct ClipTextModel {
     layers: usize,
 }
 
-/// How prompts become text states.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TextSettings {
-    /// Which hidden state from the end is taken: 1 (or 0) the last, 2 the one before.
-    pub clip_skip: usize,
-    /// Whether prompts of more than 75 tokens are encoded in chunks instead of cut off.
-    pub long_prompts: bool,
-}
-
 /// A clip skip that the text encoder has too few blocks for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a clip skip of {clip_skip} is too much for a text encoder of {layers} layers: 1 (none) to {layers}")]
@@ -90,6 +100,10 @@ pub struct ClipSkipError {
     pub clip_skip: usize,
     /// Blocks of the text encoder.
     pub layers: usize,
+}
+
+fn check_clip_skip(clip_skip: usize, layers: usize) -> Result<(), ClipSkipError> {
+    if clip_skip > layers { Err(ClipSkipError { clip_skip, layers }) } else { Ok(()) }
 }
 
 impl ClipTextModel {
@@ -106,11 +120,15 @@ impl ClipTextModel {
     /// When there are not as many.
     pub fn with_clip_skip(mut self, clip_skip: usize) -> Result<Self, ClipSkipError> {
         let layers = self.text_model.layers();
-        if clip_skip > layers {
-            return Err(ClipSkipError { clip_skip, layers });
-        }
+        check_clip_skip(clip_skip, layers)?;
         self.layers = layers + 1 - clip_skip.max(1);
         Ok(self)
+    }
+
+    /// Whether the text states depend on the parameter with this key; they do not on those of blocks that are skipped.
+    pub fn uses(&self, key: &str) -> bool {
+        let block = key.strip_prefix("text_model.encoder.layers.").and_then(|rest| rest.split('.').next());
+        block.and_then(|block| block.parse().ok()).is_none_or(|block: usize| block < self.layers)
     }
 
     /// Encodes token ids to the last hidden state, after the final layer norm.
@@ -127,8 +145,7 @@ impl ClipTextModel {
 
     /// [`forward`](Self::forward) of ids on the host, all rows of one length.
     ///
-    /// Rows longer than [`max_length`](Self::max_length) are encoded in pieces of that length, each by itself, and the
-    /// states are put together again.
+    /// Rows longer than 77 are encoded in chunks of 77, each by itself, and the states are put together again.
     ///
     /// # Panics
     ///
@@ -136,16 +153,11 @@ impl ClipTextModel {
     pub fn encode(&self, token_ids: &[Vec<i32>], device: &Device) -> Tensor<3> {
         let (batch, length) = (token_ids.len(), token_ids.first().expect("at least one caption").len());
         assert!(token_ids.iter().all(|row| row.len() == length), "captions are padded to one length");
-        let piece = length.min(self.max_length());
+        let piece = length.min(MAX_LENGTH);
         assert!(length.is_multiple_of(piece), "long captions are padded to a multiple of {piece}");
         let pieces = batch * length / piece;
         let data = TensorData::new(token_ids.concat(), [pieces, piece]);
         let states = self.forward(Tensor::from_data(data, device)); // [pieces, piece, width]
         if pieces == batch { states } else { states.reshape([batch as i64, length as i64, -1]) }
-    }
-
-    /// Longest sequence that has position embeddings (77).
-    pub fn max_length(&self) -> usize {
-        self.text_model.max_length()
     }
 }

@@ -4,6 +4,7 @@ use super::{Guidance, Sampler, SamplerError, SamplerKind};
 use crate::checkpoint::StableDiffusion;
 use crate::clip::{ClipSkipError, TextSettings};
 use crate::rng::standard_normal;
+use crate::{NoiseScheduler, PredictionType};
 use burn::tensor::Tensor;
 
 /// What to draw.
@@ -90,6 +91,12 @@ pub enum SampleError {
     /// The text encoder has too few layers.
     #[error(transparent)]
     ClipSkip(#[from] ClipSkipError),
+    /// The picture has places that are no colour.
+    #[error("the picture is not a number everywhere: {reason}")]
+    NotFinite {
+        /// Why, as far as that is known.
+        reason: &'static str,
+    },
 }
 
 /// Draws a picture. The model should be without autodiff.
@@ -106,7 +113,19 @@ pub fn sample(model: &StableDiffusion, request: &SampleRequest) -> Result<RgbPix
     let shape = [1, model.vae.latent_channels(), height / factor, width / factor];
     let noise = standard_normal(request.seed, "sampler", "latents", shape.iter().product());
     let latents = denoise(model, request, crate::tensor(noise, shape, &model.device()))?;
-    Ok(to_pixels(model.vae.decode(latents)))
+    to_pixels(model.vae.decode(latents)).ok_or_else(|| not_finite(&model.noise_scheduler))
+}
+
+fn not_finite(scheduler: &NoiseScheduler) -> SampleError {
+    let is_without_signal =
+        scheduler.prediction_type() == PredictionType::Epsilon && scheduler.config().rescale_betas_zero_snr;
+    let reason = if is_without_signal {
+        "a model that predicts the noise cannot start from noise alone, as its scheduler_config.json says \
+         (rescale_betas_zero_snr)"
+    } else {
+        "its weights, or the guidance, are beyond what can be computed with"
+    };
+    SampleError::NotFinite { reason }
 }
 
 /// Runs the sampler from the given standard normal noise to clean, scaled latents, both `[1, 4, height/8, width/8]`.
@@ -128,8 +147,12 @@ pub fn denoise(model: &StableDiffusion, request: &SampleRequest, noise: Tensor<4
     };
     for (index, timestep) in sampler.timesteps().to_vec().into_iter().enumerate() {
         let input = sampler.scale_model_input(index, latents.clone());
-        let input = Tensor::cat(vec![input; prompts.len()], 0);
-        let output = model.unet.forward(input, &vec![timestep; prompts.len()], text.clone());
+        let predict = |text: &Tensor<3>| {
+            let count = text.dims()[0];
+            let input = Tensor::cat(vec![input.clone(); count], 0);
+            model.unet.forward(input, &vec![timestep; count], text.clone())
+        };
+        let output = Tensor::cat(text.iter().map(predict).collect(), 0);
         let prediction = if guidance.is_on() {
             guidance.join(output.clone().narrow(0, 0, 1), output.narrow(0, 1, 1))
         } else {
@@ -144,12 +167,15 @@ pub fn denoise(model: &StableDiffusion, request: &SampleRequest, noise: Tensor<4
     Ok(latents)
 }
 
-/// `[1, 3, height, width]` in -1..=1 → 8 bits per channel.
-fn to_pixels(image: Tensor<4>) -> RgbPixels {
+/// `[1, 3, height, width]` in -1..=1 → 8 bits per channel. None for what is no number.
+fn to_pixels(image: Tensor<4>) -> Option<RgbPixels> {
     let [_, _, height, width] = image.dims();
     let values: Vec<f32> = image.try_into_vec_as().expect("an image is on a readable device");
+    if !values.iter().all(|value| value.is_finite()) {
+        return None;
+    }
     let plane = width * height;
     let byte = |v: f32| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round() as u8;
     let data = (0..plane).flat_map(|i| (0..3).map(move |c| c * plane + i)).map(|i| byte(values[i])).collect();
-    RgbPixels { width, height, data }
+    Some(RgbPixels { width, height, data })
 }

@@ -3,6 +3,7 @@
 use super::Tokenizer;
 use super::added::{AddedToken, AddedTokens};
 use super::bpe::Bpe;
+use crate::files::{FileError, parse_json, read_small};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -11,23 +12,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// A file cannot be read.
-    #[error("cannot read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file is no JSON.
-    #[error("cannot parse {path}")]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Neither of the two layouts is complete.
     #[error("{dir} has neither vocab.json and merges.txt nor tokenizer.json")]
     NoVocabulary {
@@ -60,17 +46,9 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 pub(crate) fn load(dir: &Path) -> Result<Tokenizer, TokenizerError> {
     let mut files = BTreeMap::new();
     for name in NAMES {
-        let path = dir.join(name);
-        let size = match std::fs::metadata(&path) {
-            Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(source) => return Err(TokenizerError::Read { path, source }),
-        };
-        if size > MAX_FILE_BYTES {
-            return Err(TokenizerError::Malformed { path, problem: format!("{size} bytes are too many") });
+        if let Some(bytes) = read_small(&dir.join(name), MAX_FILE_BYTES)? {
+            files.insert(name.to_owned(), bytes);
         }
-        let bytes = std::fs::read(&path).map_err(|source| TokenizerError::Read { path, source })?;
-        files.insert(name.to_owned(), bytes);
     }
     parse(dir, files)
 }
@@ -90,8 +68,11 @@ pub(crate) fn parse(dir: &Path, files: BTreeMap<String, Vec<u8>>) -> Result<Toke
         bpe.id(content).ok_or_else(|| reader.malformed(vocab_file, format!("no token `{content}` ({key})")))
     };
     let (bos, eos, pad) = (id("bos_token")?, id("eos_token")?, id("pad_token")?);
-    let added = AddedTokens::new(listed.unwrap_or_else(|| special.added(&bpe)));
-    Ok(Tokenizer { bpe, added, bos, eos, pad, files })
+    let added = listed.unwrap_or_else(|| special.added(&bpe));
+    // Tokens may be added whose ids are in no vocabulary.
+    let largest = added.iter().map(|token| token.id as usize).max().unwrap_or(0);
+    let vocab_size = bpe.vocab_size().max(largest.saturating_add(1));
+    Ok(Tokenizer { bpe, added: AddedTokens::new(added), bos, eos, pad, vocab_size, files })
 }
 
 struct Reader<'a> {
@@ -120,10 +101,11 @@ impl Reader<'_> {
         };
         let mut added = Vec::new();
         for token in whole["added_tokens"].as_array().into_iter().flatten() {
-            let (Some(content), Some(id)) = (token["content"].as_str(), token["id"].as_u64()) else { continue };
-            vocab.entry(content.to_owned()).or_insert(id as u32);
+            let Some(content) = token["content"].as_str() else { continue };
+            let id = self.id("tokenizer.json", content, token["id"].as_u64())?;
+            vocab.entry(content.to_owned()).or_insert(id);
             let normalized = token["normalized"].as_bool().unwrap_or(false);
-            added.push(AddedToken { content: content.to_owned(), id: id as u32, normalized });
+            added.push(AddedToken { content: content.to_owned(), id, normalized });
         }
         Ok((vocab, self.merges(&lines.join("\n"))?, Some(added)))
     }
@@ -132,11 +114,14 @@ impl Reader<'_> {
         let object = json.as_object().ok_or_else(|| self.malformed(name, "no vocabulary".to_owned()))?;
         let mut vocab = HashMap::with_capacity(object.len());
         for (token, id) in object {
-            let id = id.as_u64().filter(|id| *id < 1 << 24);
-            let id = id.ok_or_else(|| self.malformed(name, format!("the id of `{token}` is no small number")))?;
-            vocab.insert(token.clone(), id as u32);
+            vocab.insert(token.clone(), self.id(name, token, id.as_u64())?);
         }
         Ok(vocab)
+    }
+
+    fn id(&self, name: &str, token: &str, id: Option<u64>) -> Result<u32, TokenizerError> {
+        let id = id.filter(|id| *id < 1 << 24);
+        Ok(id.ok_or_else(|| self.malformed(name, format!("the id of `{token}` is no small number")))? as u32)
     }
 
     fn merges(&self, text: &str) -> Result<Vec<(String, String)>, TokenizerError> {
@@ -172,8 +157,7 @@ impl Reader<'_> {
 
     fn json(&self, name: &str) -> Result<Option<Value>, TokenizerError> {
         let Some(bytes) = self.files.get(name) else { return Ok(None) };
-        let parsed = serde_json::from_slice(bytes);
-        parsed.map(Some).map_err(|source| TokenizerError::Json { path: self.dir.join(name), source })
+        Ok(Some(parse_json(&self.dir.join(name), bytes)?))
     }
 
     fn malformed(&self, name: &str, problem: String) -> TokenizerError {
@@ -211,7 +195,7 @@ impl SpecialTokens {
             added.push(AddedToken { content, id, normalized: token["normalized"].as_bool().unwrap_or(false) });
         }
         for (id, token) in self.decoder.iter().flatten() {
-            let (Some(content), Ok(id)) = (token["content"].as_str(), id.parse()) else { continue };
+            let (Some(content), Ok(id)) = (token["content"].as_str(), id.parse::<u32>()) else { continue };
             added.retain(|other| other.content != content);
             let normalized = token["normalized"].as_bool().unwrap_or(false);
             added.push(AddedToken { content: content.to_owned(), id, normalized });

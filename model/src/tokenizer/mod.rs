@@ -10,6 +10,7 @@ mod embedded;
 mod files;
 mod split;
 
+use crate::clip::TextSettings;
 use added::AddedTokens;
 use bpe::Bpe;
 pub use files::TokenizerError;
@@ -22,6 +23,9 @@ pub const MAX_LENGTH: usize = 77;
 /// Tokens of a caption that fit between begin and end.
 pub const CHUNK: usize = MAX_LENGTH - 2;
 
+/// Most chunks of a long caption: what stands in a text file by mistake must not fill the memory.
+pub const MAX_CHUNKS: usize = 10;
+
 /// CLIP's tokenizer, with the special tokens of one model family.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
@@ -30,6 +34,7 @@ pub struct Tokenizer {
     bos: u32,
     eos: u32,
     pad: u32,
+    vocab_size: usize,
     /// The files it was read from, as they were, by name: saving writes them back.
     files: BTreeMap<String, Vec<u8>>,
 }
@@ -65,16 +70,19 @@ impl Tokenizer {
         self.chunk(&tokens[..tokens.len().min(CHUNK)])
     }
 
-    /// Encodes captions of any length, all to as many ids as the longest needs: chunks of 77, each with begin, at most
-    /// 75 tokens, end and padding.
-    pub fn encode_long(&self, texts: &[&str]) -> Vec<Vec<i32>> {
-        let tokens: Vec<Vec<u32>> = texts.iter().map(|text| self.tokens(text)).collect();
-        let chunks = tokens.iter().map(|tokens| tokens.len().div_ceil(CHUNK)).max().unwrap_or(0).max(1);
-        let encode = |tokens: &Vec<u32>| {
-            let mut pieces = tokens.chunks(CHUNK);
-            (0..chunks).flat_map(|_| self.chunk(pieces.next().unwrap_or_default())).collect()
-        };
-        tokens.iter().map(encode).collect()
+    /// Encodes a long caption to as many chunks of 77 ids as it needs, [`MAX_CHUNKS`] at most: each has begin, at most 75
+    /// tokens, end and padding.
+    pub fn encode_long(&self, text: &str) -> Vec<i32> {
+        let tokens = self.tokens(text);
+        if tokens.is_empty() {
+            return self.chunk(&[]);
+        }
+        tokens.chunks(CHUNK).take(MAX_CHUNKS).flat_map(|tokens| self.chunk(tokens)).collect()
+    }
+
+    /// Encodes a caption as the settings say: [`encode`](Self::encode) or [`encode_long`](Self::encode_long).
+    pub fn encode_with(&self, text: &str, settings: TextSettings) -> Vec<i32> {
+        if settings.long_prompts { self.encode_long(text) } else { self.encode(text) }
     }
 
     fn chunk(&self, tokens: &[u32]) -> Vec<i32> {
@@ -85,9 +93,9 @@ impl Tokenizer {
         ids.into_iter().map(|id| id as i32).collect()
     }
 
-    /// Number of tokens that [`encode`](Self::encode) cuts off.
-    pub fn cut_off(&self, text: &str) -> usize {
-        self.token_count(text).saturating_sub(CHUNK)
+    /// Number of tokens that [`encode_with`](Self::encode_with) cuts off.
+    pub fn cut_off(&self, text: &str, settings: TextSettings) -> usize {
+        self.token_count(text).saturating_sub(settings.max_tokens())
     }
 
     /// Number of tokens of a caption, without begin and end and before truncation to 75.
@@ -97,7 +105,7 @@ impl Tokenizer {
 
     /// Number of ids: every id is below it.
     pub fn vocab_size(&self) -> usize {
-        self.bpe.vocab_size()
+        self.vocab_size
     }
 
     /// Id of the padding token.

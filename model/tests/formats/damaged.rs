@@ -1,7 +1,7 @@
-//! Damage of any kind is answered with an error or with the same model, never with a panic.
+//! Damage of any kind is answered with an error or with the same model, never with a panic, and costs no memory.
 
 use super::{ckpt, open, refusal, store, stored, told, weights};
-use ballast_model::{OpenOptions, Preset, SavePrecision, init_model};
+use ballast_model::{OpenOptions, Preset, SavePrecision, TextSettings, init_model};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,10 @@ struct Sound {
     single: Vec<u8>,
     unet: Vec<u8>,
     ckpt: Vec<u8>,
+    legacy: Vec<u8>,
     weights: BTreeMap<String, Vec<u32>>,
+    /// Of the two pickles.
+    pickled: BTreeMap<String, Vec<u32>>,
 }
 
 fn sound() -> &'static Sound {
@@ -29,10 +32,23 @@ fn sound() -> &'static Sound {
             single: std::fs::read(&single).unwrap(),
             unet: std::fs::read(place.path().join("config/unet/diffusion_pytorch_model.safetensors")).unwrap(),
             ckpt: ckpt("tiny_sd1"),
+            legacy: ckpt("tiny_sd1_legacy"),
             weights: weights(&model),
+            pickled: pickled(place.path()),
             place,
         }
     })
+}
+
+/// The weights of the pickles; also divides the folder's UNet, for the files of an index.
+fn pickled(place: &Path) -> BTreeMap<String, Vec<u32>> {
+    let path = place.join("sound.ckpt");
+    std::fs::write(&path, ckpt("tiny_sd1")).unwrap();
+    let options = OpenOptions { config: Some(place.join("config")), ..OpenOptions::default() };
+    let found = weights(&open(&path, &options).unwrap());
+    copy(&place.join("config"), &place.join("shards"));
+    super::roundtrip::divide(&place.join("shards/unet"));
+    found
 }
 
 impl Sound {
@@ -94,20 +110,47 @@ fn header_end(file: &[u8]) -> usize {
     8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize
 }
 
-/// Whether the damage lies among the numbers, which have no checksum: then they may be others, but as many.
+/// Whether the damage lies among numbers that have no checksum: then they may be others, but as many.
 fn check(path: &Path, options: &OpenOptions, is_among_numbers: bool) -> Result<(), TestCaseError> {
-    match open(path, options) {
+    check_for(&sound().weights, path, options, is_among_numbers)
+}
+
+fn check_for(
+    expected: &BTreeMap<String, Vec<u32>>,
+    path: &Path,
+    options: &OpenOptions,
+    is_among_numbers: bool,
+) -> Result<(), TestCaseError> {
+    let result = open(path, options);
+    if let Some(taken) = memory_taken() {
+        prop_assert!(taken < MEMORY_MAX, "{taken} bytes of memory");
+    }
+    match result {
         Err(error) => prop_assert!(!told(&error).is_empty()),
         Ok(model) => {
             let found = weights(&model);
             if !is_among_numbers {
-                prop_assert!(found == sound().weights, "another model");
+                prop_assert!(&found == expected, "another model");
             }
             let finite = found.values().flatten().all(|bits| f32::from_bits(*bits).is_finite());
-            prop_assert!(finite && found.keys().eq(sound().weights.keys()));
+            prop_assert!(finite && found.keys().eq(expected.keys()));
+            // The text encoder has a vector for whatever the tokenizer says.
+            let settings = TextSettings { clip_skip: 1, long_prompts: true };
+            let states = model.encode_prompts(&["a red boat, <|endoftext|> größer!", ""], settings).unwrap();
+            prop_assert!(states.iter().all(|states| states.dims()[1] % 77 == 0));
         }
     }
     Ok(())
+}
+
+/// The tests of this program need a hundred megabytes, side by side.
+const MEMORY_MAX: u64 = 1 << 30;
+
+/// The most that this process has had in memory so far, where the system says.
+fn memory_taken() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }
 
 /// More by `PROPTEST_CASES=5000`.
@@ -138,15 +181,46 @@ proptest! {
         check(folder.path(), &OpenOptions::default(), at + 12 > header_end(&sound().unet))?;
     }
 
-    /// A pickle can be damaged into another sound one (the numbers of two tensors exchanged), so only that it is read
-    /// whole or refused.
     #[test]
-    fn a_damaged_pickle_is_refused_or_whole(place in place(), damage in damage()) {
+    fn a_damaged_archive_of_a_pickle_is_refused_or_the_same(place in place(), damage in damage()) {
         let (_, bytes) = damaged(&sound().ckpt, place, &damage);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.ckpt");
         std::fs::write(&path, bytes).unwrap();
-        check(&path, &sound().options(), true)?;
+        check_for(&sound().pickled, &path, &sound().options(), false)?;
+    }
+
+    /// Without checksums, a pickle can be damaged into another sound one (the numbers of two tensors exchanged), so only
+    /// that it is read whole or refused.
+    #[test]
+    fn a_damaged_pickle_of_the_old_format_is_refused_or_whole(place in place(), damage in damage()) {
+        let (_, bytes) = damaged(&sound().legacy, place, &damage);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.ckpt");
+        std::fs::write(&path, bytes).unwrap();
+        check_for(&sound().pickled, &path, &sound().options(), true)?;
+    }
+
+    /// A name that became another's is refused: every file has its own tensors.
+    #[test]
+    fn a_damaged_index_is_refused_or_the_same(share in 0.0..1.0, damage in damage()) {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&sound().place.path().join("shards"), folder.path());
+        let path = folder.path().join("unet/diffusion_pytorch_model.safetensors.index.json");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, damaged_small(&bytes, share, &damage)).unwrap();
+        check(folder.path(), &OpenOptions::default(), false)?;
+    }
+
+    #[test]
+    fn damaged_tokenizer_files_are_refused_or_fit(file in 0..4usize, share in 0.0..1.0, damage in damage()) {
+        let name = ["vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"][file];
+        let folder = tempfile::tempdir().unwrap();
+        copy(&sound().place.path().join("config"), folder.path());
+        let path = folder.path().join("tokenizer").join(name);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, damaged_number_or_byte(&bytes, share, &damage)).unwrap();
+        check(folder.path(), &OpenOptions::default(), false)?;
     }
 
     #[test]
@@ -162,18 +236,22 @@ proptest! {
         copy(&sound().place.path().join("config"), folder.path());
         let path: PathBuf = folder.path().join(name);
         let bytes = std::fs::read(&path).unwrap();
-        // A digit for a digit is the damage that parses.
-        let digits: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at].is_ascii_digit()).collect();
-        let mut changed = bytes.clone();
-        match (&damage, digits.is_empty()) {
-            (Damage::Overwrite(new), false) => {
-                let at = digits[(digits.len() as f64 * share) as usize];
-                changed.splice(at..=at, new.iter().map(|byte| b'0' + byte % 10));
-            }
-            _ => changed = damaged_small(&bytes, share, &damage),
-        }
-        std::fs::write(&path, changed).unwrap();
+        std::fs::write(&path, damaged_number_or_byte(&bytes, share, &damage)).unwrap();
         check(folder.path(), &OpenOptions::default(), true)?;
+    }
+}
+
+/// A digit for a digit is the damage that parses.
+fn damaged_number_or_byte(bytes: &[u8], share: f64, damage: &Damage) -> Vec<u8> {
+    let digits: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at].is_ascii_digit()).collect();
+    match (damage, digits.is_empty()) {
+        (Damage::Overwrite(new), false) => {
+            let at = digits[(digits.len() as f64 * share) as usize];
+            let mut changed = bytes.to_vec();
+            changed.splice(at..=at, new.iter().map(|byte| b'0' + byte % 10));
+            changed
+        }
+        _ => damaged_small(bytes, share, damage),
     }
 }
 
@@ -189,6 +267,19 @@ fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(target.parent().unwrap()).unwrap();
         std::fs::write(target, bytes).unwrap();
     }
+}
+
+#[test]
+fn a_tokenizer_of_another_model_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&sound().place.path().join("config"), folder.path());
+    let vocab = folder.path().join("tokenizer/vocab.json");
+    let mut tokens: serde_json::Value = serde_json::from_slice(&std::fs::read(&vocab).unwrap()).unwrap();
+    let count = tokens.as_object().unwrap().len();
+    tokens["one-too-many</w>"] = count.into();
+    std::fs::write(&vocab, tokens.to_string()).unwrap();
+    let said = refusal(folder.path());
+    assert!(said.contains(&format!("has {} tokens, its text encoder knows {count}", count + 1)), "{said}");
 }
 
 #[test]

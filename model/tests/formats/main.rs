@@ -5,24 +5,13 @@ mod damaged;
 mod roundtrip;
 mod torch;
 
+use ballast_common::error_chain as told;
 use ballast_model::{Checkpoint, CheckpointError, OpenOptions, SavePrecision, StableDiffusion, cpu_device};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-
-/// The whole chain of causes.
-fn told(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
-}
 
 fn open(path: &Path, options: &OpenOptions) -> Result<StableDiffusion, CheckpointError> {
     Checkpoint::open(path, options)?.load(&cpu_device())
@@ -78,7 +67,11 @@ fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// A file of `torch.save`, as `make_ckpt.py` made it.
 fn ckpt(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("{name}.ckpt.zz"));
+    saved_by_torch(&format!("{name}.ckpt"))
+}
+
+fn saved_by_torch(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("{name}.zz"));
     let mut bytes = Vec::new();
     flate2::read::ZlibDecoder::new(std::fs::File::open(path).unwrap()).read_to_end(&mut bytes).unwrap();
     bytes

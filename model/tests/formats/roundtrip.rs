@@ -163,6 +163,23 @@ fn what_a_model_predicts_is_said_by_a_person_or_a_file() {
     assert_eq!(predicts(&nothing), ("epsilon", false));
 }
 
+/// Divides the file of a UNet's folder into two with an index: their names, and which tensor is in which.
+pub(super) fn divide(unet: &Path) -> ([&'static str; 2], serde_json::Map<String, serde_json::Value>) {
+    let whole = unet.join("diffusion_pytorch_model.safetensors");
+    let tensors = stored(&whole);
+    std::fs::remove_file(whole).unwrap();
+    let names = ["x-00001-of-00002.safetensors", "x-00002-of-00002.safetensors"];
+    let (mut shards, mut map) = ([BTreeMap::new(), BTreeMap::new()], serde_json::Map::new());
+    for (number, (key, tensor)) in tensors.into_iter().enumerate() {
+        map.insert(key.clone(), names[number % 2].into());
+        shards[number % 2].insert(key, tensor);
+    }
+    names.iter().zip(&shards).for_each(|(name, shard)| store(&unet.join(name), shard, &[]));
+    let index = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
+    std::fs::write(unet.join("diffusion_pytorch_model.safetensors.index.json"), index).unwrap();
+    (names, map)
+}
+
 #[test]
 fn shards_and_variants_are_read_and_the_full_precision_is_preferred() {
     let model = init_model(Preset::Tiny, 6);
@@ -179,20 +196,11 @@ fn shards_and_variants_are_read_and_the_full_precision_is_preferred() {
     assert!(error.contains("no variant `fp16`") && error.contains("text_encoder"), "{error}");
 
     // Two files and an index instead of one.
-    let tensors = stored(&folder.join(UNET));
-    std::fs::remove_file(folder.join(UNET)).unwrap();
-    let names = ["x-00001-of-00002.safetensors", "x-00002-of-00002.safetensors"];
-    let (mut shards, mut map) = ([BTreeMap::new(), BTreeMap::new()], serde_json::Map::new());
-    for (number, (key, tensor)) in tensors.into_iter().enumerate() {
-        map.insert(key.clone(), names[number % 2].into());
-        shards[number % 2].insert(key, tensor);
-    }
-    names.iter().zip(&shards).for_each(|(name, shard)| store(&folder.join("unet").join(name), shard, &[]));
+    let (names, map) = divide(&folder.join("unet"));
     let index = folder.join("unet/diffusion_pytorch_model.safetensors.index.json");
     let write = |map: &serde_json::Map<String, serde_json::Value>| {
         std::fs::write(&index, serde_json::json!({"metadata": {}, "weight_map": map}).to_string()).unwrap();
     };
-    write(&map);
     assert!(weights(&open(&folder, &OpenOptions::default()).unwrap()) == expected);
     let mut wrong = map.clone();
     wrong.insert("conv_in.bias".to_owned(), names[usize::from(map["conv_in.bias"] == names[0])].into());

@@ -3,9 +3,9 @@
 use crate::fixtures::support::numbers::Numbers;
 use crate::report::Report;
 use crate::{parts, schedules, training};
+use ballast_common::error_chain as chain;
 use ballast_model::{StableDiffusion, cpu_device};
 use serde_json::{Value, json};
-use std::error::Error;
 use std::path::{Path, PathBuf};
 
 /// A case as it was found.
@@ -73,8 +73,11 @@ impl OpenCase {
         schedules::tables(self, &mut report);
         schedules::samplers(self, &mut report);
         schedules::pipeline(self, &mut report);
-        training::weighted(self, &mut report);
-        training::steps(self, &mut report);
+        // Absent where the numbers were made with --no-train.
+        if !self.numbers.json["train"].is_null() {
+            training::weighted(self, &mut report);
+            training::steps(self, &mut report);
+        }
         report.without_counterpart =
             self.numbers.not_asked().into_iter().filter(|name| !name.starts_with("in.")).collect();
         report
@@ -105,14 +108,4 @@ pub(crate) fn list<T: serde::de::DeserializeOwned>(value: &Value) -> Vec<T> {
 fn read_json(path: &Path) -> Result<Value, String> {
     let text = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ballast_common::dataset::DataRoots;
 use ballast_model::objective::weighted_loss;
-use ballast_model::{Preset, init_model};
+use ballast_model::{Preset, TextSettings, init_model};
 
 use super::*;
 use crate::latents::CachedPictures;
@@ -92,7 +92,7 @@ impl Bench {
                     latents: model.vae.encode(images).sample(noise(key.posterior_noise(256))),
                     noise: noise(key.noise(4, 64, 0.1)),
                     timesteps: vec![timestep],
-                    token_ids: vec![model.tokenizer.encode(key.caption())],
+                    token_ids: vec![model.tokenizer.encode_with(key.caption(), text_settings(&self.config))],
                     weights: vec![1.0],
                 };
                 let trainable = trainer.trainable();
@@ -162,6 +162,45 @@ fn the_gradient_is_the_definition_at_every_world_size() {
         assert!(error < 2e-5 * largest, "off by {error}, the largest element is {largest}");
         assert!(losses.iter().all(|loss| loss.loss > 0.0 && loss.skipped.is_empty()));
     }
+}
+
+#[test]
+fn clip_skip_and_long_captions_are_trained_and_saved() {
+    let mut bench = Bench::new();
+    (bench.config.model.clip_skip, bench.config.model.long_prompts) = (2, true);
+    let mut plan = plan(&[&[0, 1], &[2], &[3, 4]]);
+    for occurrence in plan.micro_batches.iter_mut().flat_map(|micro_batch| &mut micro_batch.occurrences) {
+        occurrence.cond_dropout = 0.0;
+        // 1 and 3 need two chunks and three.
+        let times = [1, 30, 1, 60, 1][occurrence.position as usize];
+        occurrence.caption = format!("{} ", occurrence.caption).repeat(times);
+    }
+    let (alone, losses) = bench.reduced(&plan, 1);
+    assert_eq!(bits(&alone), bits(&bench.reduced(&plan, 3).0));
+    let defined = bench.defined(&plan);
+    let largest = defined.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    let error = alone.iter().zip(&defined).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+    assert!(error < 2e-5 * largest, "off by {error}, the largest element is {largest}");
+    let short = Bench { config: RunConfig { model: Default::default(), ..bench.config.clone() }, ..Bench::new() };
+    assert_ne!(losses, short.reduced(&plan, 1).1);
+
+    // The layer that is skipped stays, whatever decay of weights there is; its neighbours move.
+    bench.config.optimizer.weight_decay = 0.5;
+    let mut trainer = bench.trainer();
+    assert_eq!(trainer.model().text_settings(), TextSettings { clip_skip: 2, long_prompts: true });
+    let before = trainer.trainable().params();
+    trainer.apply(alone, 1.0, &plan);
+    let after = trainer.trainable().params();
+    for entry in &trainer.layout.entries {
+        let range = entry.offset..entry.offset + entry.len;
+        let stays = entry.path.contains("text_model.encoder.layers.1.");
+        assert_eq!(before[range.clone()] == after[range], stays, "{}", entry.path);
+    }
+    bench.config.model.clip_skip = 9;
+    let model = init_model(Preset::Tiny, 5);
+    let refused = Trainer::new(&bench.config, model, Encoder::new(CachedPictures::default())).err();
+    let told = ballast_common::error_chain(&refused.expect("two layers"));
+    assert!(told.contains("model.clip_skip") && told.contains("text encoder of 2 layers"), "{told}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub(super) const TRANSLATED: &[&str] = &[
     "batch_size",
     "ckpt_every_n_minutes",
     "clip_grad_norm",
+    "clip_skip",
     "cond_dropout",
     "data_root",
     "disable_textenc_training",
@@ -44,7 +45,6 @@ pub(super) const TRANSLATED: &[&str] = &[
 pub(super) const LEFT_OUT: &[(&[&str], &str)] = &[
     (&["amp", "disable_amp"], "computing is in 32 bits"),
     (&["attn_type", "lowvram"], "there is one kind of attention, which needs little memory"),
-    (&["clip_skip"], "the text encoder's last layer is used"),
     (&["save_ckpt_dir", "no_save_ckpt", "no_prepend_last"], "all of a run lies in its folder, under fixed names"),
     (
         &["ema_decay_rate", "ema_strength_target", "ema_update_interval", "ema_device"],

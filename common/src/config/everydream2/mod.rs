@@ -75,6 +75,7 @@ impl Translation<'_> {
         self.data_root();
         self.paths();
         self.parts_and_precision();
+        self.clip_skip();
         self.clipping();
         self.optimizer_file();
         self.learning_rate();
@@ -224,6 +225,16 @@ impl Translation<'_> {
             Some(value) => self.complain("save_full_precision", format!("is {value}; allowed: true or false"), None),
             None => {}
         }
+    }
+
+    /// Counted as here; 0 is another word for 1 there, and what is beyond 4 is 4.
+    fn clip_skip(&mut self) {
+        let Some(value) = self.value("clip_skip") else { return };
+        if value.as_u64().is_some_and(|skip| skip > 4) {
+            self.note(format!("clip_skip: {value} is beyond EveryDream2's most, so it is 4"));
+        }
+        let value = value.as_u64().map_or(value, |skip| skip.clamp(1, 4).into());
+        self.set("model.clip_skip", "clip_skip", value);
     }
 
     fn clipping(&mut self) {

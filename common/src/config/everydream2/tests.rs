@@ -14,7 +14,7 @@ const TRAIN: &str = r#"{
     "batch_size": 3,
     "ckpt_every_n_minutes": null,
     "clip_grad_norm": 0.5,
-    "clip_skip": 0,
+    "clip_skip": 2,
     "cond_dropout": 0.05,
     "data_root": "pictures",
     "disable_amp": false,
@@ -126,6 +126,8 @@ fn a_whole_file_becomes_a_config() {
         "train_unet = true",
         "train_text_encoder = false",
         "gradient_checkpointing = true",
+        "clip_skip = 2",
+        "long_prompts = false",
         "micro_batch_size = 3",
         "slots = 4",
         "min_snr_gamma = 5.0",
@@ -169,7 +171,7 @@ train.json: ema_decay_rate, ema_device: no equal; no average of the weights is k
 train.json: train_sampler: no equal; training adds noise as DDPM does
 train.json: gpuid: no equal; all GPUs are used; CUDA_VISIBLE_DEVICES keeps to some
 train.json: log_step, config: no equal; there is nothing to choose
-train.json: without effect, and off: disable_amp, clip_skip, save_ckpt_dir, embedding_perturbation, \
+train.json: without effect, and off: disable_amp, save_ckpt_dir, embedding_perturbation, \
 pyramid_noise_discount, rated_dataset, wandb, save_optimizer";
     assert_eq!(notes, expected);
 }
@@ -200,6 +202,17 @@ fn checkpoints_come_when_everydream2_saves() {
     assert_eq!(saves("{\"ckpt_every_n_minutes\": 45, \"save_every_n_epochs\": 2}").0, (45.0, 2, 0));
     let complaint = Desk::new("{\n\"ckpt_every_n_minutes\": \"often\"}").complaint();
     assert!(complaint.contains("train.json:2 \"ckpt_every_n_minutes\": `checkpoint.every_minutes` is"), "{complaint}");
+}
+
+#[test]
+fn clip_skip_counts_as_there() {
+    for (written, taken) in [("0", 1), ("1", 1), ("3", 3), ("null", 1), ("9", 4)] {
+        let (config, notes) = Desk::new(&format!("{{\"clip_skip\": {written}}}")).load().unwrap();
+        assert_eq!(config.model.clip_skip, taken);
+        assert_eq!(notes.contains("beyond EveryDream2's most"), written == "9", "{notes}");
+    }
+    let error = Desk::new(r#"{"clip_skip": "two"}"#).load().unwrap_err().to_string();
+    assert!(error.contains("train.json:1") && error.contains("clip_skip"), "{error}");
 }
 
 #[test]

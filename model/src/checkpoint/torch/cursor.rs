@@ -14,6 +14,11 @@ impl<'a> Cursor<'a> {
         Self { bytes, at: 0 }
     }
 
+    /// Bytes that were taken so far.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
     pub(crate) fn take(&mut self, length: u64) -> Result<&'a [u8], PickleError> {
         let left = self.bytes.len() - self.at;
         if length > left as u64 {

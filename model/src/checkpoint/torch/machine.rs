@@ -5,8 +5,8 @@ use super::names::{Global, resolve};
 use super::pickle::{Id, PickleError, PickledTensor, Storage, Value};
 use std::collections::HashMap;
 
-/// Runs a pickle and returns its values and the number of the last one, which is what was pickled.
-pub(crate) fn run(bytes: &[u8], max_values: usize) -> Result<(Vec<Value>, Id), PickleError> {
+/// Runs a pickle and returns its values, the number of the last one, which is what was pickled, and its length in bytes.
+pub(crate) fn run(bytes: &[u8], max_values: usize) -> Result<(Vec<Value>, Id, usize), PickleError> {
     let mut machine = Machine {
         input: Cursor::new(bytes),
         values: Vec::new(),
@@ -17,7 +17,7 @@ pub(crate) fn run(bytes: &[u8], max_values: usize) -> Result<(Vec<Value>, Id), P
         steps: 0,
     };
     let root = machine.run()?;
-    Ok((machine.values, root))
+    Ok((machine.values, root, machine.input.position()))
 }
 
 /// Storages are numbered; a long key that many tensors repeat would only cost memory.
@@ -60,7 +60,8 @@ impl Machine<'_> {
         match op {
             0x80 => self.input.skip(1)?,                                  // PROTO
             0x95 => self.input.skip(8)?,                                  // FRAME
-            b'N' | 0x88 | 0x89 => self.push(Value::Other),                // NONE, NEWTRUE, NEWFALSE
+            b'N' => self.push(Value::Other),                              // NONE
+            0x88 | 0x89 => self.push(Value::Bool(op == 0x88)),            // NEWTRUE, NEWFALSE
             b'K' => self.integer::<1>(|b| u8::from_le_bytes(b).into())?,  // BININT1
             b'M' => self.integer::<2>(|b| u16::from_le_bytes(b).into())?, // BININT2
             b'J' => self.integer::<4>(|b| i32::from_le_bytes(b).into())?, // BININT
@@ -272,6 +273,10 @@ impl Machine<'_> {
             && **tag == *"storage"
             && key.len() <= MAX_STORAGE_KEY
         {
+            // PyTorch before 0.4 had storages that were views of others.
+            if matches!(items.get(5).map(|id| self.get(*id)), Some(Value::Tuple(_))) {
+                return Err(self.malformed("a storage that is a view of another is not read: save the file again"));
+            }
             return Ok(Storage { kind: *kind, key: key.clone() });
         }
         Err(self.malformed("something outside of the file that is no storage of numbers"))

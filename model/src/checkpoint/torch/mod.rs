@@ -1,20 +1,23 @@
-//! What `torch.save` writes (`.ckpt`, `.bin`, `.pt`): a zip file with a pickle that describes the tensors, and an entry
-//! of plain numbers for each storage.
+//! What `torch.save` writes (`.ckpt`, `.bin`, `.pt`): a pickle that describes the tensors, and plain numbers for each
+//! storage; in a zip file today ([`archive`]), one behind the other of old ([`legacy`]).
 //!
 //! The pickle is read as data ([`pickle`]); nothing in it is executed. The result is the place in the file of every
 //! tensor, checked against the file's length, so that reading one later takes what it needs and no more.
 
+mod archive;
 mod cursor;
+mod legacy;
 mod machine;
 mod names;
 mod pickle;
 mod zip;
 
+use super::checksum::Checksums;
 use super::stored::{NumberType, StoredTensor};
 use names::StorageType;
 pub use pickle::PickleError;
 use pickle::{Pickle, PickledTensor, Value};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 
@@ -38,9 +41,22 @@ pub enum TorchError {
         /// `compressed` or `encrypted`.
         how: &'static str,
     },
-    /// Written before PyTorch 1.6.
-    #[error("it has the format from before PyTorch 1.6, which is not a zip file; load it with torch and save it again")]
-    Legacy,
+    /// An entry whose bytes have changed.
+    #[error("its entry `{entry}` is damaged: the checksum of its bytes is {found:08x} instead of {stated:08x}")]
+    Checksum {
+        /// Name of the entry.
+        entry: String,
+        /// CRC-32 as the zip file has it.
+        stated: u32,
+        /// CRC-32 of what is there.
+        found: u32,
+    },
+    /// The format from before PyTorch 1.6, damaged.
+    #[error("the file, which has the format from before PyTorch 1.6, is damaged: {problem}")]
+    Legacy {
+        /// What is wrong.
+        problem: String,
+    },
     /// The pickle.
     #[error("cannot take its pickle for a model")]
     Pickle(#[source] PickleError),
@@ -60,95 +76,73 @@ pub enum TorchError {
     Empty,
 }
 
+impl TorchError {
+    pub(crate) fn checksum(entry: &str, stated: u32, found: u32) -> Self {
+        Self::Checksum { entry: entry.to_owned(), stated, found }
+    }
+}
+
 /// The start of files in the format from before PyTorch 1.6: a pickled magic number.
 const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
 
 /// The start of a zip file.
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 
-/// Pickles of models have some hundred kilobytes.
-const MAX_PICKLE_BYTES: u64 = 32 << 20;
-
 /// Whether a file that begins so was written by `torch.save`.
 pub(crate) fn is_torch(start: &[u8]) -> bool {
     start.starts_with(ZIP_MAGIC) || start.starts_with(LEGACY_MAGIC)
 }
 
-/// Finds the tensors of a file: those of `state_dict` where there is one, else those at the top.
-pub(crate) fn open(file: &mut File, length: u64) -> Result<BTreeMap<String, StoredTensor>, TorchError> {
+/// Where a storage's numbers lie in the file, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    start: u64,
+    length: u64,
+}
+
+/// Finds the tensors of a file, and the checksums of their numbers: those of `state_dict` where there is one, else those
+/// at the top.
+pub(crate) fn open(file: &mut File, length: u64) -> Result<(BTreeMap<String, StoredTensor>, Checksums), TorchError> {
     if zip::read_at(file, 0, length.min(LEGACY_MAGIC.len() as u64))?.starts_with(LEGACY_MAGIC) {
-        return Err(TorchError::Legacy);
+        let (pickle, storages) = legacy::open(file, length)?;
+        let find = |key: &str| {
+            let storage = storages.get(key).copied();
+            Ok(storage.ok_or_else(|| format!("its numbers, the storage `{key}`, are not in the file")))
+        };
+        return Ok((tensors(&pickle, find)?, Checksums::default()));
     }
-    let entries = zip::entries(file, length)?;
-    let folder = archive_folder(&entries)?;
-    let mut content = |name: &str, limit: u64| -> Result<Option<Vec<u8>>, TorchError> {
-        let Some(entry) = entries.get(&format!("{folder}{name}")) else { return Ok(None) };
-        if entry.length > limit {
-            return Err(TorchError::Zip { problem: format!("`{name}` has {} bytes", entry.length) });
-        }
-        let start = zip::content_start(file, *entry, length)?;
-        zip::read_at(file, start, entry.length).map(Some)
-    };
-    if content("byteorder", 100)?.is_some_and(|order| order.trim_ascii() != b"little") {
-        return Err(TorchError::BigEndian);
-    }
-    let bytes = content("data.pkl", MAX_PICKLE_BYTES)?.expect("the folder is where it lies");
-    let pickle = Pickle::parse(&bytes).map_err(TorchError::Pickle)?;
+    let (pickle, mut archive) = archive::open(file, length)?;
+    let tensors = tensors(&pickle, |key| archive.find(file, key))?;
+    Ok((tensors, Checksums::new(archive.into_checksums())))
+}
+
+/// `find` gives the place of a storage, or says that it is not there.
+fn tensors(
+    pickle: &Pickle,
+    mut find: impl FnMut(&str) -> Result<Result<Extent, String>, TorchError>,
+) -> Result<BTreeMap<String, StoredTensor>, TorchError> {
     let root = pickle.root();
     let state = pickle.entries(root).find(|(key, value)| *key == "state_dict" && matches!(value, Value::Dict(_)));
-    let mut storages = Storages { entries: &entries, folder: &folder, file_length: length, starts: HashMap::new() };
     let mut tensors = BTreeMap::new();
     for (key, value) in pickle.entries(state.map_or(root, |(_, state)| state)) {
         if let Value::Tensor(tensor) = value {
-            tensors.insert(key.to_owned(), storages.locate(file, key, tensor)?);
+            let located = find(&tensor.storage.key)?.and_then(|extent| locate(tensor, extent));
+            let located = located.map_err(|problem| TorchError::Tensor { key: key.to_owned(), problem })?;
+            tensors.insert(key.to_owned(), located);
         }
     }
     if tensors.is_empty() { Err(TorchError::Empty) } else { Ok(tensors) }
 }
 
-/// The folder of the archive that `data.pkl` lies in, with its `/`.
-fn archive_folder(entries: &HashMap<String, zip::Entry>) -> Result<String, TorchError> {
-    let mut folders = entries.keys().filter_map(|name| name.strip_suffix("data.pkl")).filter(|f| f.ends_with('/'));
-    match (folders.next(), folders.next()) {
-        (Some(folder), None) => Ok(folder.to_owned()),
-        (Some(_), Some(_)) => Err(TorchError::Zip { problem: "it has several data.pkl".to_owned() }),
-        (None, _) => Err(TorchError::Zip { problem: "it has no data.pkl: torch.save did not write it".to_owned() }),
-    }
-}
-
-/// Finds the numbers of tensors in the file.
-struct Storages<'a> {
-    entries: &'a HashMap<String, zip::Entry>,
-    folder: &'a str,
-    file_length: u64,
-    /// Where a storage's numbers begin, for those that were looked up.
-    starts: HashMap<Box<str>, u64>,
-}
-
-impl Storages<'_> {
-    fn locate(&mut self, file: &mut File, key: &str, tensor: &PickledTensor) -> Result<StoredTensor, TorchError> {
-        let failed = |problem: String| TorchError::Tensor { key: key.to_owned(), problem };
-        let name = format!("{}data/{}", self.folder, tensor.storage.key);
-        let entry = self.entries.get(&name);
-        let entry = *entry.ok_or_else(|| failed(format!("its numbers, `{name}`, are not in the file")))?;
-        let start = match self.starts.get(&tensor.storage.key) {
-            Some(start) => *start,
-            None => {
-                let start = zip::content_start(file, entry, self.file_length)?;
-                self.starts.insert(tensor.storage.key.clone(), start);
-                start
-            }
-        };
-        let width = tensor.storage.kind.bytes();
-        let available = entry.length / width;
-        let view = View::new(tensor, available).map_err(failed)?;
-        Ok(StoredTensor {
-            number_type: number_type(tensor.storage.kind),
-            shape: view.shape,
-            start: start + view.offset * width,
-            strides: view.strides,
-        })
-    }
+fn locate(tensor: &PickledTensor, storage: Extent) -> Result<StoredTensor, String> {
+    let width = tensor.storage.kind.bytes();
+    let view = View::new(tensor, storage.length / width)?;
+    Ok(StoredTensor {
+        number_type: number_type(tensor.storage.kind),
+        shape: view.shape,
+        start: storage.start + view.offset * width,
+        strides: view.strides,
+    })
 }
 
 /// A tensor's place in its storage, checked; in numbers.

@@ -40,6 +40,7 @@ pub(crate) type Id = u32;
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
     Int(i64),
+    Bool(bool),
     Text(Box<str>),
     List(Vec<Id>),
     Tuple(Vec<Id>),
@@ -47,7 +48,7 @@ pub(crate) enum Value {
     Global(Global),
     Storage(Storage),
     Tensor(Box<PickledTensor>),
-    /// Anything else: None, booleans, floats, bytes, harmless objects.
+    /// Anything else: None, floats, bytes, harmless objects.
     Other,
 }
 
@@ -79,8 +80,13 @@ const MAX_VALUES: usize = 2_000_000;
 
 impl Pickle {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, PickleError> {
-        let (values, root) = machine::run(bytes, MAX_VALUES)?;
-        Ok(Self { values, root })
+        Self::parse_first(bytes).map(|(pickle, _)| pickle)
+    }
+
+    /// Reads the pickle that the bytes begin with, and returns its length too.
+    pub(crate) fn parse_first(bytes: &[u8]) -> Result<(Self, usize), PickleError> {
+        let (values, root, length) = machine::run(bytes, MAX_VALUES)?;
+        Ok((Self { values, root }, length))
     }
 
     pub(crate) fn root(&self) -> &Value {
@@ -89,6 +95,11 @@ impl Pickle {
 
     pub(crate) fn get(&self, id: Id) -> &Value {
         &self.values[id as usize]
+    }
+
+    /// All values, of whatever they are a part.
+    pub(crate) fn values(&self) -> &[Value] {
+        &self.values
     }
 
     /// Entries of a dictionary whose keys are texts.

@@ -15,6 +15,8 @@ pub(crate) struct Entry {
     header: u64,
     /// Length of the content in bytes.
     pub(crate) length: u64,
+    /// CRC-32 of the content; 0 where the writer was told not to compute it.
+    pub(crate) crc: u32,
 }
 
 /// What the end of the file says about the directory.
@@ -138,7 +140,8 @@ fn central_entry(bytes: &[u8], file_length: u64) -> Result<(String, Entry, usize
     if length != packed || end.is_none_or(|end| end > file_length) {
         return Err(damaged(format!("`{name}` claims {length} bytes at {header} in a file of {file_length}")));
     }
-    Ok((name, Entry { header, length }, used))
+    let crc = u32_at(bytes, 16);
+    Ok((name, Entry { header, length, crc }, used))
 }
 
 fn zip64_numbers(mut extra: &[u8]) -> Vec<u64> {
