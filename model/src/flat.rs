@@ -152,7 +152,8 @@ impl Trainable {
     /// Computes the losses of a micro-batch ([`weighted_loss`]) and their gradient in the order of the layout: `[batch]`,
     /// unweighted, and `[total]`.
     ///
-    /// `recomputation` keeps far fewer activations and computes the others again; the bits are the same.
+    /// `recomputation` keeps far fewer activations and computes the others again; the bits are the same. A micro-batch
+    /// whose captions differ in length keeps all of them.
     pub fn loss_and_gradient(
         &self,
         noise_scheduler: &NoiseScheduler,
@@ -160,7 +161,8 @@ impl Trainable {
         normaliser: f32,
         recomputation: bool,
     ) -> (Tensor<1>, Vec<f32>) {
-        if recomputation {
+        let is_even = batch.token_ids.iter().all(|row| row.len() == batch.token_ids[0].len());
+        if recomputation && is_even {
             return recompute::loss_and_gradient(self, noise_scheduler, batch, normaliser);
         }
         let loss = weighted_loss(&self.unet, &self.text_encoder, noise_scheduler, batch, normaliser);
