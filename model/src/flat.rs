@@ -152,8 +152,7 @@ impl Trainable {
     /// Computes the losses of a micro-batch ([`weighted_loss`]) and their gradient in the order of the layout: `[batch]`,
     /// unweighted, and `[total]`.
     ///
-    /// `recomputation` keeps far fewer activations and computes the others again; the bits are the same. A micro-batch
-    /// whose captions differ in length keeps all of them.
+    /// `recomputation` keeps far fewer activations and computes the others again; the bits are the same.
     pub fn loss_and_gradient(
         &self,
         noise_scheduler: &NoiseScheduler,
