@@ -19,6 +19,8 @@ const ALL: &[&str] = &[
     "ballast-collective",
     "ballast-common",
     "ballast-coordinator",
+    "ballast-cuda",
+    "ballast-kernels",
     "ballast-model",
     "ballast-proto",
     "ballast-worker",
@@ -29,7 +31,13 @@ const ALL: &[&str] = &[
 const RULES: &[Rule] = &[
     Rule { package: "ballast-collective", may_import: &[], never_directly: &["burn", "prost", "tonic"] },
     Rule { package: "ballast-common", may_import: &[], never_directly: &["burn", "prost", "tonic"] },
-    Rule { package: "ballast-model", may_import: &["ballast-common"], never_directly: &["prost", "tokio", "tonic"] },
+    Rule { package: "ballast-cuda", may_import: &["ballast-collective"], never_directly: &["burn", "prost", "tonic"] },
+    Rule { package: "ballast-kernels", may_import: &[], never_directly: &["burn", "prost", "tonic"] },
+    Rule {
+        package: "ballast-model",
+        may_import: &["ballast-common", "ballast-kernels"],
+        never_directly: &["prost", "tokio", "tonic"],
+    },
     Rule { package: "ballast-proto", may_import: &["ballast-common"], never_directly: &["burn"] },
     Rule {
         package: "ballast-coordinator",
@@ -38,12 +46,19 @@ const RULES: &[Rule] = &[
     },
     Rule {
         package: "ballast-worker",
-        may_import: &["ballast-collective", "ballast-common", "ballast-model", "ballast-proto"],
+        may_import: &["ballast-collective", "ballast-common", "ballast-cuda", "ballast-model", "ballast-proto"],
         never_directly: &["rusqlite"],
     },
     Rule {
         package: "ballast",
-        may_import: &["ballast-common", "ballast-coordinator", "ballast-model", "ballast-proto", "ballast-worker"],
+        may_import: &[
+            "ballast-common",
+            "ballast-coordinator",
+            "ballast-cuda",
+            "ballast-model",
+            "ballast-proto",
+            "ballast-worker",
+        ],
         never_directly: &[],
     },
     Rule { package: "ballast-tests", may_import: ALL, never_directly: &[] },

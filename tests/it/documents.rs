@@ -100,15 +100,17 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
 /// Whether a code span is a path from the repository's root: it starts with one of its folders, has no wild cards and
 /// no blanks.
 fn is_repository_path(span: &str) -> bool {
-    const FOLDERS: [&str; 12] = [
+    const FOLDERS: [&str; 14] = [
         ".ci/",
         "benches/",
         "cli/",
         "common/",
         "coordinator/",
+        "cuda/",
         "deploy/",
         "docs/",
         "examples/",
+        "kernels/",
         "model/",
         "proto/",
         "tests/",

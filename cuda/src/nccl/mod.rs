@@ -1,0 +1,16 @@
+//! NCCL: gradients added up from GPU to GPU.
+//!
+//! [`Group`] is the state machine: it forms a communicator without blocking, watches every wait against a deadline and the
+//! caller's word to stop, and aborts. It knows the library only as [`Raw`], a handful of calls: [`Nccl`]
+//! is the real one, [`fake`] a simulated one with as many ranks as wanted and faults on demand.
+
+mod error;
+pub mod fake;
+mod group;
+mod raw;
+mod real;
+
+pub use error::NcclError;
+pub use group::{Group, GroupConfig, Limits, Transfer};
+pub use raw::{Progress, Raw, RawError, UNIQUE_ID_BYTES, UniqueId};
+pub use real::{MIN_VERSION, Nccl, check_library};
