@@ -168,7 +168,11 @@ impl Raw for Fake {
                 let has_sent = shared.mail.get(&(*id, *peer, *rank)).is_some_and(|mail| !mail.is_empty());
                 (has_left && !has_sent).then_some(*peer)
             }
-            Pending::Sum { id, .. } => shared.aborted.get(id).and_then(|aborted| aborted.first().copied()),
+            Pending::Sum { id, number, .. } => {
+                let given = shared.sums.get(&(*id, *number));
+                let mut left = shared.aborted.get(id).into_iter().flatten();
+                left.find(|peer| given.is_none_or(|given| !given.contains_key(peer))).copied()
+            }
         });
         drop(shared);
         if let Some(peer) = gone {
