@@ -6,9 +6,11 @@ mod config_args;
 mod convert;
 mod coordinator;
 mod devices;
+mod doctor;
 mod failure;
 mod init_model;
 mod loss_curve;
+mod memory;
 mod meter;
 mod model_path;
 mod output;
@@ -65,6 +67,7 @@ enum Command {
     Sample(sample::Args),
     Convert(convert::Args),
     InitModel(init_model::Args),
+    Doctor(doctor::Args),
 }
 
 /// How much is said.
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Command::Sample(args) => sample::run(args, output),
         Command::Convert(args) => convert::run(args, output),
         Command::InitModel(args) => init_model::run(args, output),
+        Command::Doctor(args) => doctor::run(args, output),
     };
     result.unwrap_or_else(|failure| failure.report())
 }

@@ -13,6 +13,7 @@ use ballast_common::telemetry::{self, Options, Service};
 use crate::OutputArgs;
 use crate::config_args::{Flags, SetArgs, load};
 use crate::failure::Failure;
+use crate::memory::MemoryReport;
 use crate::output::{print, text_options};
 use crate::scan::{duplicates, scan};
 
@@ -48,6 +49,9 @@ pub(crate) struct Args {
     /// Shows lists to their end, however long.
     #[arg(long)]
     all: bool,
+    /// Also works out how much memory each worker will take; reads the headers of the model's files.
+    #[arg(long, conflicts_with = "other")]
+    memory: bool,
     #[command(flatten)]
     set: SetArgs,
 }
@@ -61,11 +65,15 @@ pub(crate) enum Format {
     Json,
 }
 
+/// Columns of a table where no terminal says how many there are.
+const WIDE: usize = 160;
+
 const AFTER_HELP: &str = "\
 Examples:
   ballast plan --data pictures
   ballast plan train.toml --epochs 20 --out schedules
   ballast plan train.toml --set step.micro_batch_size=8
+  ballast plan train.toml --memory
   ballast plan before.toml after.toml
   ballast plan pictures pictures-new
   ballast plan train.toml --format json | jq '.epochs[0].folders[] | [.path, .scheduled]'
@@ -87,9 +95,14 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
     let is_said_there = args.format == Format::Text && std::io::stdout().is_terminal() && output.verbosity() == 0;
     let _telemetry = telemetry::init(Service::Cli, Options::new(output.verbosity() - i8::from(is_said_there)));
     let plan = Plan::make(args.config.as_deref(), &args)?;
+    let memory = args.memory.then(|| MemoryReport::new(&plan.config, &plan.dataset)).transpose()?;
     let text = match (&args.other, args.format) {
-        (None, Format::Json) => json(&serde_json::json!(plan.report)),
-        (None, Format::Text) => plan.report.text(&text_options(args.all)),
+        (None, Format::Json) => json(&with_memory(serde_json::json!(plan.report), memory.as_ref())),
+        (None, Format::Text) => {
+            let options = text_options(args.all);
+            let memory = memory.map(|memory| memory.text(options.width.unwrap_or(WIDE)));
+            [Some(plan.report.text(&options)), memory].into_iter().flatten().collect::<Vec<_>>().join("\n")
+        }
         (Some(other), format) => compared(&plan, &Plan::make(Some(other), &args)?, format, args.all),
     };
     print(text.trim_end())?;
@@ -158,6 +171,13 @@ fn report(config: &RunConfig, dataset: &Dataset, epochs: Epochs, out: Option<&Pa
         schedule.write_file(dataset, &path).with_context(|| format!("cannot write {}", path.display()))
     };
     Ok(PlanReport::compute(dataset, &ScheduleOptions::from(config), epochs, write)?)
+}
+
+fn with_memory(mut report: serde_json::Value, memory: Option<&MemoryReport>) -> serde_json::Value {
+    if let Some(memory) = memory {
+        report["memory"] = serde_json::json!(memory);
+    }
+    report
 }
 
 fn json(report: &serde_json::Value) -> String {

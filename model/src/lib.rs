@@ -18,6 +18,7 @@ mod config;
 pub mod flat;
 pub mod init;
 mod layers;
+pub mod memory;
 pub mod noise_scheduler;
 pub mod objective;
 mod ops;

@@ -53,6 +53,9 @@ pub enum WorkerOutcome {
     Stopped,
 }
 
+/// Whether workers of this build can train on GPUs. Not yet, also with the feature `cuda`: docs/gpu.md.
+pub const HAS_CUDA: bool = false;
+
 /// Returns how many CUDA devices this build can use on this machine: without the `cuda` feature none.
 pub fn cuda_device_count() -> u32 {
     0

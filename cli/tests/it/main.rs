@@ -4,6 +4,7 @@ mod balance;
 mod by_hand;
 mod convert;
 mod disk;
+mod doctor;
 mod interrupts;
 mod joins;
 mod lab;

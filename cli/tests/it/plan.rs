@@ -159,3 +159,30 @@ fn two_folders_are_compared() {
 fn folder<'a>(epoch: &'a Value, path: &str) -> &'a Value {
     epoch["folders"].as_array().unwrap().iter().find(|folder| folder["path"] == path).unwrap()
 }
+
+#[test]
+fn memory_is_worked_out_before_anything_starts() {
+    let lab = Lab::new();
+    let plan = plan(&lab, &["--memory", "--set", "cluster.device=cpu", "--set", "cluster.workers=2"]);
+    let memory = &plan["memory"];
+    assert_eq!(memory["workers"], 2);
+    let bytes = |key: &str| memory["worker"][key].as_u64().unwrap();
+    let parts = ["weights", "gradients", "optimizer", "activations", "workspace"];
+    assert_eq!(parts.map(bytes).iter().sum::<u64>(), bytes("total"));
+    // Two moments and at least one gradient of f32 for each trained parameter.
+    assert!(bytes("gradients") * 2 >= bytes("optimizer") && bytes("weights") * 2 > bytes("optimizer"));
+    let rows = |key: &str| memory[key].as_array().unwrap().clone();
+    assert!(!rows("buckets").is_empty());
+    let sizes = rows("micro_batch_sizes");
+    let of =
+        |size: u64| sizes.iter().find(|row| row["micro_batch_size"] == size).unwrap()["activations"].as_u64().unwrap();
+    assert_eq!(of(32), 32 * of(1));
+    let text = lab.run(&["plan", "config.toml", "--memory"]).expect(0).stdout;
+    assert!(text.contains("activations of the largest bucket") && text.contains("by micro-batch"), "{text}");
+}
+
+#[test]
+fn memory_needs_a_model() {
+    let lab = Lab::without_model();
+    lab.run(&["plan", "config.toml", "--memory"]).expect(2).says(&["there is no model at"]);
+}

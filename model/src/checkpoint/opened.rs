@@ -70,6 +70,11 @@ impl Checkpoint {
         self.opened.form
     }
 
+    /// The configurations of its parts.
+    pub(crate) fn configs(&self) -> &Configs {
+        &self.opened.configs
+    }
+
     /// What was assumed about the model and what of it is not used, a sentence each.
     pub fn notes(&self) -> &[String] {
         &self.opened.notes
