@@ -31,7 +31,7 @@ const ALL: &[&str] = &[
 const RULES: &[Rule] = &[
     Rule { package: "ballast-collective", may_import: &[], never_directly: &["burn", "prost", "tonic"] },
     Rule { package: "ballast-common", may_import: &[], never_directly: &["burn", "prost", "tonic"] },
-    Rule { package: "ballast-cuda", may_import: &[], never_directly: &["burn", "prost", "tonic"] },
+    Rule { package: "ballast-cuda", may_import: &["ballast-collective"], never_directly: &["burn", "prost", "tonic"] },
     Rule { package: "ballast-kernels", may_import: &[], never_directly: &["burn", "prost", "tonic"] },
     Rule {
         package: "ballast-model",
