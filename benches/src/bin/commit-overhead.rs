@@ -179,8 +179,10 @@ async fn worker(url: String, compute: Duration) -> anyhow::Result<()> {
     let (mut plans, mut next_step) = (Vec::<v1::Plan>::new(), 0);
     while let Some(response) = inbox.message().await? {
         match response.message.context("a message is not known")? {
-            In::Welcome(_) => {
-                say(Out::Ready(v1::Ready { next_step, params_hash: "p".to_owned(), params_count: 1 })).await?;
+            In::Welcome(v1::Welcome { chain, .. }) => {
+                let params_hash = "p".to_owned();
+                let ready = v1::Ready { next_step, params_hash, params_count: 1, chain, ..Default::default() };
+                say(Out::Ready(ready)).await?;
                 continue;
             }
             In::Plan(plan) => plans.push(plan),
@@ -218,5 +220,6 @@ fn vote(plan: &v1::Plan) -> Out {
         gradient_hash: format!("{:064x}", plan.step),
         gradient_norm: 1.0,
         losses: losses.collect(),
+        ..Default::default()
     })
 }

@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 
-use ballast_benches::process::cpu_seconds;
+use ballast_benches::live_cpu_seconds;
 use ballast_model::kernels::attention::Attention;
 use ballast_model::kernels::conv::{Conv, Geometry};
 use ballast_model::kernels::group_norm::GroupNorm;
@@ -56,9 +56,9 @@ fn fastest(run: &dyn Fn(), runs: usize) -> f64 {
     run();
     let mut best = f64::INFINITY;
     for _ in 0..runs {
-        let start = cpu_seconds();
+        let start = live_cpu_seconds();
         run();
-        best = best.min(cpu_seconds() - start);
+        best = best.min(live_cpu_seconds() - start);
     }
     best
 }

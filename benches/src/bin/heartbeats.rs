@@ -290,7 +290,13 @@ async fn worker(
             message = inbox.message() => {
                 let Some(response) = message? else { return Ok(()) };
                 if let Some(In::Welcome(welcome)) = response.message {
-                    let ready = v1::Ready { next_step: welcome.next_step, params_hash: "p".to_owned(), params_count: 1 };
+                    let ready = v1::Ready {
+                        next_step: welcome.next_step,
+                        params_hash: "p".to_owned(),
+                        params_count: 1,
+                        chain: welcome.chain,
+                        ..Default::default()
+                    };
                     out.send(request(Out::Ready(ready))).await?;
                 }
             }

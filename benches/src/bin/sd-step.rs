@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use ballast_benches::process::{cpu_seconds, median, peak_rss_gib};
+use ballast_benches::{live_cpu_seconds, median, peak_memory};
 use ballast_model::adamw::{AdamW, AdamWSettings, Group};
 use ballast_model::objective::weighted_loss_of_text;
 use ballast_model::{
@@ -75,7 +75,7 @@ fn main() -> anyhow::Result<()> {
     }
     let of = |part: fn(&Times) -> f64| {
         let values: Vec<f64> = measured.iter().map(part).collect();
-        (median(&values) * 1e3).round() / 1e3
+        (median(values) * 1e3).round() / 1e3
     };
     let result = json!({
         "program": "ballast", "model": args.model, "batch": args.batch, "latent": args.hw, "steps": args.steps,
@@ -107,7 +107,7 @@ impl Bench {
     fn new(preset: Preset, args: &Args) -> anyhow::Result<Self> {
         let model = init_model(preset, 1);
         let text = model.encode_prompts(&["a photograph of a lighthouse"], TextSettings::default())?;
-        let [_, length, width] = text.dims();
+        let [_, length, width] = text[0].dims();
         let text_shape = [args.batch, length, width];
         let shape = [args.batch, 4, args.hw[0], args.hw[1]];
         Ok(Self {
@@ -124,7 +124,7 @@ impl Bench {
     /// The loss, and what the step took.
     fn step(&mut self, step: u64, update: bool) -> (Times, f32) {
         let start = Instant::now();
-        let clock = [cpu_seconds()];
+        let clock = [live_cpu_seconds()];
         let device = cpu_device();
         let batch = MicroBatch {
             latents: tensor(self.latents.clone(), self.shape, &device),
@@ -138,14 +138,14 @@ impl Bench {
         let trainable = Trainable::new(self.model.unet.clone(), self.model.text_encoder.clone(), false);
         let loss = weighted_loss_of_text(&trainable.unet, text, &self.model.noise_scheduler, batch, normaliser);
         let value = loss.scalar.clone().without_autodiff().into_scalar::<f32>();
-        let forward = cpu_seconds();
+        let forward = live_cpu_seconds();
         let gradient = trainable.gradient(loss.scalar);
         drop(trainable); // shares the parameters, which are changed where they are
-        let backward = cpu_seconds();
+        let backward = live_cpu_seconds();
         if update {
             self.update(step, gradient);
         }
-        let end = cpu_seconds();
+        let end = live_cpu_seconds();
         let times = Times {
             forward: forward - clock[0],
             backward: backward - forward,
@@ -180,6 +180,11 @@ fn sum_of_squares(values: &[f32]) -> f64 {
         }
     }
     lanes.iter().sum()
+}
+
+/// The most memory that was resident so far, in GiB, as PyTorch's program counts.
+fn peak_rss_gib() -> f64 {
+    peak_memory() as f64 / f64::from(1 << 30)
 }
 
 fn normal(what: &str, step: u64, count: usize) -> Vec<f32> {
