@@ -73,19 +73,45 @@ impl Endpoint {
 /// Callers whose generation is not formed yet.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
-    waiting: Mutex<Vec<(Header, TcpStream)>>,
+    callers: Mutex<Callers>,
     arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Callers {
+    waiting: Vec<(Header, TcpStream)>,
+    /// The last generation that has ended here, and its run.
+    ended: Option<(u64, u64)>,
+}
+
+impl Callers {
+    fn come_too_late(&self, hello: &Header) -> bool {
+        self.ended.is_some_and(|(generation, run)| run == hello.run && hello.generation <= generation)
+    }
 }
 
 impl Room {
     fn enter(&self, hello: Header, stream: TcpStream) {
-        let mut waiting = self.waiting.lock().expect("no holder of this lock panics");
-        if waiting.len() == WAITING_MAX {
-            waiting.remove(0);
+        let mut callers = self.callers.lock().expect("no holder of this lock panics");
+        if callers.come_too_late(&hello) {
+            return;
         }
-        waiting.push((hello, stream));
-        drop(waiting);
+        if callers.waiting.len() == WAITING_MAX {
+            callers.waiting.remove(0);
+        }
+        callers.waiting.push((hello, stream));
+        drop(callers);
         self.arrived.notify_waiters();
+    }
+
+    /// Sends away whoever calls, or is still to call, for a generation that has ended here.
+    pub(crate) fn end(&self, group: &GroupConfig) {
+        let mut callers = self.callers.lock().expect("no holder of this lock panics");
+        let run = run_hash(&group.run_id);
+        let last = callers.ended.filter(|(_, other)| *other == run).map_or(0, |(generation, _)| generation);
+        callers.ended = Some((last.max(group.generation), run));
+        let Callers { waiting, ended } = &mut *callers;
+        waiting.retain(|(hello, _)| ended.is_none_or(|(last, run)| hello.run != run || hello.generation > last));
     }
 
     /// Waits for the caller with this hello. Callers of earlier generations are sent away.
@@ -93,7 +119,7 @@ impl Room {
         loop {
             let arrived = self.arrived.notified();
             {
-                let mut waiting = self.waiting.lock().expect("no holder of this lock panics");
+                let waiting = &mut self.callers.lock().expect("no holder of this lock panics").waiting;
                 waiting.retain(|(other, _)| other.run == hello.run && other.generation >= hello.generation);
                 // The newest of equals: a caller that retried has given up its earlier connection.
                 if let Some(index) = waiting.iter().rposition(|(other, _)| *other == hello) {
@@ -168,6 +194,8 @@ async fn call(group: &GroupConfig, rank: u32) -> Result<Link, CollectiveError> {
     loop {
         match try_call(group, rank, address).await {
             Ok(stream) => return link(rank, stream, group.limits.link).map_err(failed),
+            // It was there, and has ended this generation.
+            Err(error @ LinkError::Closed) => return Err(failed(error)),
             Err(error) if Instant::now() + RETRY_INTERVAL >= deadline => return Err(failed(error)),
             Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
         }

@@ -186,7 +186,7 @@ fn arriving(frame: &[u8], fault: Option<FaultKind>) -> Vec<u8> {
         Some(FaultKind::Forge(bit)) => {
             let payload = &mut arriving[HEADER_BYTES..];
             payload[bit / 8] ^= 1 << (bit % 8);
-            arriving = reseal(header(), &payload.to_vec());
+            arriving = reseal(header(), payload);
         }
     }
     arriving

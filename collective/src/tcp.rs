@@ -21,7 +21,9 @@ pub struct Tcp {
     cancel: CancellationToken,
     links: Links,
     spares: Spares,
-    /// Closes the connections: on `cancel`, on an error, and at the end.
+    /// Ends when the connections are to be closed.
+    closing: CancellationToken,
+    /// Closes them: on `cancel`, on an error, and at the end.
     _closing: DropGuard,
 }
 
@@ -35,8 +37,15 @@ enum Links {
 impl Tcp {
     /// Begins to connect to the peers of a generation.
     pub fn form(endpoint: &Endpoint, group: GroupConfig, runtime: &Handle, cancel: CancellationToken) -> Self {
+        let (room, ending) = (endpoint.room(), group.clone());
         let connecting = mesh::connect(endpoint.room(), group.clone());
-        Self::over(connecting, group, runtime, cancel)
+        let member = Self::over(connecting, group, runtime, cancel);
+        let ended = member.closing.child_token();
+        runtime.spawn(async move {
+            ended.cancelled().await;
+            room.end(&ending);
+        });
+        member
     }
 
     /// Begins to wait for links, however they are made.
@@ -49,7 +58,15 @@ impl Tcp {
         let closing = cancel.child_token();
         let connecting = runtime.spawn(connect(connecting, closing.clone()));
         let links = Links::Connecting(connecting);
-        Self { group, runtime: runtime.clone(), cancel, links, spares: Spares::new(), _closing: closing.drop_guard() }
+        Self {
+            group,
+            runtime: runtime.clone(),
+            cancel,
+            links,
+            spares: Spares::new(),
+            closing: closing.clone(),
+            _closing: closing.drop_guard(),
+        }
     }
 
     fn take_links(&mut self) -> Result<Vec<Link>, CollectiveError> {

@@ -519,10 +519,10 @@ async fn a_worker_with_other_data_is_refused_with_what_differs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clock_asks_for_checkpoints_too() {
     let fixture = Fixture::new();
-    // So short that the first look at the clock, before any worker is there, asks for one.
+    // So short that the first look at the clock, a millisecond after the start, asks for one.
     let often = [KEEP_ALL, ("checkpoint.every_steps", "0"), ("checkpoint.every_minutes", "1e-7")];
     perform(fixture.create(&often).unwrap(), &[Fate::Lives], None).await.0.unwrap();
-    assert!(on_disk(&fixture).contains(&1), "{:?}", on_disk(&fixture));
+    assert!(on_disk(&fixture).len() > 1, "only the last one is there: {:?}", on_disk(&fixture));
 }
 
 #[tokio::test(flavor = "multi_thread")]

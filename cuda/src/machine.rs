@@ -153,8 +153,9 @@ fn driver() -> (Finding, Vec<Gpu>, Option<c_int>) {
     // SAFETY: the pointer is valid for the call, which may be made before cuInit.
     unsafe { (driver.version)(&mut version) };
     let found = Finding { version: Some(cuda_version(version)), ..found };
-    // SAFETY: cuInit may be called any number of times; the pointer is valid for the call.
+    // SAFETY: cuInit may be called any number of times.
     let code = match unsafe { (driver.init)(0) } {
+        // SAFETY: the pointer is valid for the call.
         0 => unsafe { (driver.count)(&mut count) },
         code => code,
     };

@@ -319,6 +319,7 @@ impl DeviceThread {
 /// Names the peer that could not be reached. One that closed its end has a reason of its own, which it tells itself.
 fn unreachable_peer(error: &CollectiveError) -> Option<u32> {
     match error {
+        CollectiveError::Connect { source: LinkError::Closed, .. } => None,
         CollectiveError::Connect { rank, .. } | CollectiveError::Absent { rank, .. } => Some(*rank),
         CollectiveError::Link { rank, source: LinkError::Silent { .. }, .. } => Some(*rank),
         _ => None,

@@ -119,7 +119,7 @@ fn add_to_left(left: &mut [f32], right: &[f32]) {
 
 fn add_to_right(left: &[f32], right: &mut [f32]) {
     assert_eq!(left.len(), right.len(), "blocks of one range have one length");
-    right.iter_mut().zip(left).for_each(|(right, left)| *right = *left + *right);
+    right.iter_mut().zip(left).for_each(|(right, left)| *right += *left);
 }
 
 /// Gives a peer's memory back to its receiver.

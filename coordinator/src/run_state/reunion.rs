@@ -151,7 +151,9 @@ impl RunState {
 
     /// Somebody may have come back with the state already, and wait to take part.
     fn count_holders_among_the_waiting(&mut self, actions: &mut Vec<Action>) {
-        for worker in self.membership.ready_workers() {
+        // Of the others it is known that they hold it; what they once said is out of date.
+        let waiting = self.membership.ready_workers().into_iter();
+        for worker in waiting.filter(|worker| !self.reunion.holders.contains(worker)).collect::<Vec<_>>() {
             let standing = self.reunion.held.get(&worker).map(|held| self.standing(held));
             self.take_at_its_word(worker, standing.unwrap_or(Standing::Behind), actions);
         }

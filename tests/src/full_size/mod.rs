@@ -165,7 +165,7 @@ fn config(settings: &Settings, folder: &Path) -> String {
         "[run]\nepochs = 100\n\n[data]\nroot = {:?}\nresolution = {}\n\n\
          [model]\npath = {:?}\ntrain_text_encoder = {}\ngradient_checkpointing = {}\n\n\
          [step]\nmicro_batch_size = 1\nslots = {}\n\n[precision]\nsave = \"fp16\"\n\n\
-         [checkpoint]\nevery_steps = {}\n\n[sample]\nprompts = []\n",
+         [checkpoint]\nevery_steps = {}\nbackground = \"off\"\n\n[sample]\nprompts = []\n",
         folder.join("data"),
         settings.resolution,
         folder.join("model"),

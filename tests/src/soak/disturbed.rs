@@ -433,7 +433,7 @@ impl<'a> Disturbed<'a> {
             Fault::PauseCoordinator => match &self.cluster.coordinator {
                 Some(process) => {
                     process.signal("STOP");
-                    let short = planned.choice % 2 == 0;
+                    let short = planned.choice.is_multiple_of(2);
                     let duration =
                         if short { within_the_lease(planned.length) } else { beyond_the_lease(planned.length) };
                     self.cluster.coordinator_stopped = true;

@@ -25,7 +25,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What came of the search.
 enum Found {
-    Coordinator(Box<v1::Welcome>, Connection),
+    Coordinator(Box<(v1::Welcome, Connection)>),
     /// It wants this worker, but not what it holds.
     StartOver {
         reason: String,
@@ -66,11 +66,12 @@ impl Session {
             found = search.seek(started + patience) => found?,
         };
         match found {
-            Found::Coordinator(welcome, connection) => {
+            Found::Coordinator(found) => {
+                let (welcome, connection) = *found;
                 let seconds = started.elapsed().as_secs_f64();
                 let (worker, next_step, incarnation) = (welcome.worker_id, welcome.next_step, welcome.incarnation);
                 tracing::info!(worker, next_step, incarnation, seconds, "the coordinator is back");
-                self.attach(*welcome, connection).await?;
+                self.attach(welcome, connection).await?;
                 Ok(None)
             }
             Found::StartOver { reason } => Ok(Some(End::StartOver { reason })),
@@ -186,7 +187,7 @@ impl Search {
                 );
                 Ok(Err(StreamError::Outdated { found, known }))
             }
-            Message::Welcome(welcome) => Ok(Ok(Found::Coordinator(Box::new(welcome), connection))),
+            Message::Welcome(welcome) => Ok(Ok(Found::Coordinator(Box::new((welcome, connection))))),
             Message::Refuse(v1::Refuse { reason, start_over: true }) => Ok(Ok(Found::StartOver { reason })),
             Message::Refuse(v1::Refuse { reason, .. }) => Err(WorkerError::Refused { reason }),
             _ => Err(protocol("its first message is no welcome")),
