@@ -1,6 +1,6 @@
 //! The CPU's loops: plain functions over slices of f32, with no tensors and no autodiff.
 //!
-//! [`crate::ops`] joins them to burn; they are public so that `benches/src/bin/cpu-ops.rs` can time them alone.
+//! `ops` joins them to burn; they are public so that `benches/src/bin/cpu-ops.rs` can time them alone.
 //!
 //! - Products of matrices are the crate `gemm`'s, on one thread each ([`matrix`]). Work is cut here, into blocks that
 //!   stay in a core's cache, by sizes and never by the number of threads, and partial sums are added in order: the
