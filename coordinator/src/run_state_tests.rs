@@ -315,6 +315,26 @@ fn silence_beyond_the_lease_moves_the_slots_to_the_others() {
     assert_eq!((world.committed, world.ending), (vec![0, 1, 2], Some(Ending::Finished)));
 }
 
+/// Whoever was stopped and goes on finds its connection intact, and is to know that it can join anew.
+#[test]
+fn a_silent_worker_may_return_and_one_that_failed_may_not() {
+    let evicted = |actions: Vec<Action>| {
+        actions.into_iter().find_map(|action| match action {
+            Action::Evict { worker, may_return, .. } => Some((worker, may_return)),
+            _ => None,
+        })
+    };
+    let mut core = World::new(config(3, 2)).core;
+    let silent = (1..=4).map(Duration::from_secs).find_map(|now| {
+        core.on(Event::Heard { worker: 1 }, now);
+        evicted(core.on(Event::Tick, now))
+    });
+    assert_eq!(silent, Some((2, true)));
+    let mut core = World::new(config(3, 2)).core;
+    let failed = core.on(Event::Left { worker: 2, reason: "no memory".to_owned() }, Duration::ZERO);
+    assert_eq!(evicted(failed), Some((2, false)));
+}
+
 /// A switch that takes hundreds of hosts with it must not cost hundreds of generations, each told to all that are left.
 #[test]
 fn workers_that_fall_silent_together_end_one_generation() {

@@ -75,10 +75,10 @@ impl Driver {
                 tracing::warn!(next_step, busy_with, "a checkpoint is left out: an earlier one is still being written");
             }
             Action::MilestoneDone { milestone, next_step } => self.finish_milestone(milestone, next_step)?,
-            Action::Evict { worker, rank, reason } => {
+            Action::Evict { worker, rank, reason, may_return } => {
                 let host = self.sessions.get(&worker).map(|session| session.row.host.clone());
                 tracing::warn!(worker, rank, host, reason, "a worker was lost");
-                self.send(worker, wire::refuse(&reason));
+                self.send(worker, if may_return { wire::start_over(&reason) } else { wire::refuse(&reason) });
                 self.sessions.remove(&worker);
                 self.emit(RunEvent::WorkerLost { worker_id: worker, rank, reason });
             }

@@ -143,7 +143,7 @@ impl RunState {
     fn change_source(&mut self, joiner: WorkerId, failed: BTreeSet<WorkerId>, reason: &str, actions: &mut Vec<Action>) {
         self.transfers.remove(&joiner);
         if !self.start_transfer(joiner, failed, actions) {
-            self.evict(joiner, format!("no worker could send it the state: {reason}"), actions);
+            self.evict(joiner, format!("no worker could send it the state: {reason}"), false, actions);
         }
     }
 
@@ -205,7 +205,7 @@ impl RunState {
         for joiner in slow {
             let limit = self.config.catch_up_timeout.as_secs_f64();
             self.transfers.remove(&joiner);
-            self.evict(joiner, format!("it could not be sent the state within {limit} s"), actions);
+            self.evict(joiner, format!("it could not be sent the state within {limit} s"), false, actions);
         }
         self.on_transfers_changed(actions);
     }

@@ -38,7 +38,7 @@ impl RunState {
         } else {
             for worker in &again {
                 let reason = format!("its reduced gradient of step {step} differed twice from that of the majority");
-                self.evict(*worker, reason, actions);
+                self.evict(*worker, reason, false, actions);
             }
             self.group.retain(|worker| !again.contains(worker));
             (self.disagreements, self.suspects) = (0, BTreeSet::new());

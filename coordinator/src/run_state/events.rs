@@ -190,8 +190,8 @@ pub enum Action {
     CheckpointSkipped { next_step: u64, busy_with: u64 },
     /// All workers have done it.
     MilestoneDone { milestone: Milestone, next_step: u64 },
-    /// The worker is out: drop its connection.
-    Evict { worker: WorkerId, rank: Option<u32>, reason: String },
+    /// The worker is out: drop its connection. One that was merely silent may join anew when it wakes up.
+    Evict { worker: WorkerId, rank: Option<u32>, reason: String, may_return: bool },
     /// What these workers hold is of no use any more: they are to join anew, as new ones.
     StartOver { workers: Vec<WorkerId>, reason: String },
     /// Takes the ledger back to the newest whole checkpoint, with a record, then reports `Event::RolledBack`.

@@ -17,33 +17,33 @@ impl RunState {
         }
         let reason = format!("silent for more than {} s", self.config.lease.as_secs_f64());
         let expired = self.membership.expired(now, self.config.lease);
-        self.lose_all(expired, &reason, actions);
+        self.lose_all(expired, &reason, true, actions);
         self.links.forgive(now);
         self.try_start(now, actions);
         self.try_reunite(actions);
         self.give_up_slow_joiners(now, actions);
     }
 
-    pub(super) fn evict(&mut self, worker: WorkerId, reason: String, actions: &mut Vec<Action>) {
+    pub(super) fn evict(&mut self, worker: WorkerId, reason: String, may_return: bool, actions: &mut Vec<Action>) {
         let rank = self.group.iter().position(|member| *member == worker).map(|rank| rank as u32);
         self.membership.remove(worker);
-        actions.push(Action::Evict { worker, rank, reason });
+        actions.push(Action::Evict { worker, rank, reason, may_return });
     }
 
     /// A worker is gone: its slots go to the survivors.
     pub(super) fn lose(&mut self, worker: WorkerId, reason: String, actions: &mut Vec<Action>) {
-        self.lose_all(vec![worker], &reason, actions);
+        self.lose_all(vec![worker], &reason, false, actions);
     }
 
     /// Workers are gone, for one reason: their slots go to the survivors. All of them before anything else is decided, so that
     /// a switch that takes hundreds with it ends one generation, not hundreds.
-    fn lose_all(&mut self, lost: Vec<WorkerId>, reason: &str, actions: &mut Vec<Action>) {
+    fn lose_all(&mut self, lost: Vec<WorkerId>, reason: &str, may_return: bool, actions: &mut Vec<Action>) {
         if self.phase == Phase::Ended {
             return;
         }
         let (mut members, mut joiners, mut holders) = (Vec::new(), Vec::new(), Vec::new());
         for worker in lost.into_iter().filter(|worker| self.membership.get(*worker).is_some()).collect::<Vec<_>>() {
-            self.evict(worker, reason.to_owned(), actions);
+            self.evict(worker, reason.to_owned(), may_return, actions);
             self.links.forget(worker);
             let was_holder = self.reunion.forget(worker);
             if self.transfers.remove(&worker).is_some() {
