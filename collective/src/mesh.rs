@@ -109,9 +109,9 @@ impl Room {
         let mut callers = self.callers.lock().expect("no holder of this lock panics");
         let run = run_hash(&group.run_id);
         let last = callers.ended.filter(|(_, other)| *other == run).map_or(0, |(generation, _)| generation);
-        callers.ended = Some((last.max(group.generation), run));
-        let Callers { waiting, ended } = &mut *callers;
-        waiting.retain(|(hello, _)| ended.is_none_or(|(last, run)| hello.run != run || hello.generation > last));
+        let last = last.max(group.generation);
+        callers.ended = Some((last, run));
+        callers.waiting.retain(|(hello, _)| hello.run != run || hello.generation > last);
     }
 
     /// Waits for the caller with this hello. Callers of earlier generations are sent away.

@@ -95,16 +95,7 @@ impl Cluster {
     /// Makes a place for one more worker, which is started at once.
     pub(super) fn add_worker(&mut self) -> anyhow::Result<usize> {
         let number = self.workers.last().map_or(1, |worker| worker.number + 1);
-        self.workers.push(Worker {
-            number,
-            process: None,
-            stage: Stage::Starting,
-            stopped: None,
-            was_stopped: false,
-            start_at: None,
-            continue_at: None,
-            coordinators: 0,
-        });
+        self.workers.push(Worker::new(number, None));
         let index = self.workers.len() - 1;
         self.start_worker(index)?;
         Ok(index)
@@ -117,16 +108,7 @@ impl Cluster {
         let worker = &mut self.workers[index];
         let log = self.material.log(&format!("worker-{}", worker.number));
         let process = Process::start(&mut self.material.command(&arguments), &log, self.messages.clone())?;
-        *worker = Worker {
-            number: worker.number,
-            process: Some(process),
-            stage: Stage::Starting,
-            stopped: None,
-            was_stopped: false,
-            start_at: None,
-            continue_at: None,
-            coordinators: 0,
-        };
+        *worker = Worker::new(worker.number, Some(process));
         Ok(())
     }
 
@@ -240,6 +222,19 @@ impl Cluster {
 }
 
 impl Worker {
+    fn new(number: usize, process: Option<Process>) -> Self {
+        Self {
+            number,
+            process,
+            stage: Stage::Starting,
+            stopped: None,
+            was_stopped: false,
+            start_at: None,
+            continue_at: None,
+            coordinators: 0,
+        }
+    }
+
     pub(super) fn is_running(&self) -> bool {
         self.process.is_some() && self.stopped.is_none()
     }
