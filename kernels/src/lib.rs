@@ -1,4 +1,5 @@
-//! The CUDA C++ kernels of the operations that a training step spends its time in, as complete texts.
+//! The CUDA C++ kernels of the operations that a training step spends its time in, as complete texts, and [`plan`]: which of
+//! them to launch for an operation, on which grids, with which buffers.
 //!
 //! NVRTC compiles them on the machine that runs them, for its card; no header of the CUDA toolkit is needed. A kernel
 //! takes pointers only: sizes come in a small buffer (`settings`), so that one compilation serves all shapes, and so
@@ -7,6 +8,11 @@
 //! What is known of them without a GPU: `tests/emulation.rs` runs their own text on the CPU against the plain formulas;
 //! `.ci/cuda-kernels` compiles them by NVRTC, assembles them for sm_80 and sm_90a, and holds registers, shared memory
 //! and spills to `limits.tsv`.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+pub mod plan;
 
 /// Widths of attention heads that there are kernels for: SD 1.x has 40, 80 and 160, SD 2.x and the text encoders 64.
 pub const HEAD_WIDTHS: [u32; 4] = [40, 64, 80, 160];
@@ -22,6 +28,9 @@ pub const GROUP_NORM_MAX_CHANNELS: u32 = 2560;
 
 /// Rows of one piece of the layer norm's backward sums.
 pub const LAYER_NORM_ROWS: u32 = 64;
+
+/// Threads of a block of every kernel but attention's.
+const THREADS: u64 = 256;
 
 /// Elements of one partial sum of the gradient's norm, as on the CPU.
 pub const NORM_CHUNK: u64 = 1 << 16;
@@ -44,6 +53,25 @@ pub struct Kernel {
     pub threads: u32,
     /// The complete text.
     pub source: String,
+    /// A hash of the text: the same in every process, another for another text.
+    pub fingerprint: u64,
+}
+
+impl Kernel {
+    fn new(name: String, entry: &'static str, threads: u32, source: String) -> Self {
+        // FNV-1a.
+        let fingerprint = source.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        Self { name, entry, threads, source, fingerprint }
+    }
+}
+
+/// Returns a kernel by its name. Texts are put together once in a process.
+pub fn kernel(name: &str) -> Option<&'static Kernel> {
+    static KERNELS: LazyLock<HashMap<String, Kernel>> =
+        LazyLock::new(|| all().into_iter().map(|kernel| (kernel.name.clone(), kernel)).collect());
+    KERNELS.get(name)
 }
 
 /// The attention kernels of one width of heads.
@@ -70,12 +98,7 @@ pub fn attention(width: u32) -> Option<AttentionKernels> {
                 "#define HEAD_WIDTH {width}\n#define TILE {tile}\n#define OF_KEY {of_key}\n#define OF_VALUE {of_value}\n\
                  #define WANT_{entry} 1\n"
             );
-            Kernel {
-                name: format!("{entry}{gradients}_{width}"),
-                entry,
-                threads: 128,
-                source: defines + PRELUDE + ATTENTION,
-            }
+            Kernel::new(format!("{entry}{gradients}_{width}"), entry, 128, defines + PRELUDE + ATTENTION)
         };
         let backward_key = "attention_backward_key";
         AttentionKernels {
@@ -94,7 +117,7 @@ pub fn attention(width: u32) -> Option<AttentionKernels> {
 /// Returns a kernel of one of the other sources by the name of its function.
 pub fn by_entry(entry: &str) -> Option<Kernel> {
     let (entry, text) = ENTRIES.iter().find(|(name, _)| *name == entry)?;
-    Some(Kernel { name: (*entry).to_owned(), entry, threads: 256, source: [PRELUDE, text].concat() })
+    Some(Kernel::new((*entry).to_owned(), entry, THREADS as u32, [PRELUDE, text].concat()))
 }
 
 const ENTRIES: [(&str, &str); 15] = [

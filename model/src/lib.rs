@@ -15,6 +15,8 @@ pub mod adamw;
 pub mod checkpoint;
 pub mod clip;
 mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod files;
 pub mod flat;
 pub mod init;
