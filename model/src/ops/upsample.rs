@@ -2,9 +2,7 @@
 
 use super::cpu::{self, host, on_host};
 use super::record::{Any, plain, record};
-use burn::tensor::Tensor;
-use burn::tensor::module::interpolate;
-use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+use burn::tensor::{Int, Tensor, TensorData};
 use rayon::prelude::*;
 
 /// `[batch, height, width, channels]` → `[batch, size[0], size[1], channels]`; row `i` is row `i·height/size[0]`
@@ -18,10 +16,37 @@ pub(crate) fn upsample(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     generic(x, size)
 }
 
-/// From burn's operations.
+/// From burn's operations, but for its interpolation, whose gradient on GPUs works out places in the type of the tensors:
+/// bf16 does not hold every number beyond 256 (`cubek-interpolate` 0.3.1, `kernel/backward.rs`).
 fn generic(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
-    let options = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size(size);
-    interpolate(x.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
+    let dims @ [_, height, width, _] = x.dims();
+    if size[0].is_multiple_of(height) && size[1].is_multiple_of(width) {
+        let factors = [size[0] / height, size[1] / width];
+        let y = repeat(plain(&x), factors);
+        return record([x.into()], y, move |gradient, _| [Some(add_repeated(gradient, dims, factors).into())]);
+    }
+    let places = |from: usize, to: usize| {
+        let places: Vec<i32> = (0..to).map(|i| (i * from / to) as i32).collect();
+        Tensor::<1, Int>::from_data(TensorData::new(places, [to]), &plain(&x).device())
+    };
+    let (rows, columns) = (places(height, size[0]), places(width, size[1]));
+    x.select(1, rows).select(2, columns)
+}
+
+/// Every pixel `factors[0]` times below itself and `factors[1]` times beside itself.
+fn repeat(x: Tensor<4>, factors: [usize; 2]) -> Tensor<4> {
+    let [batch, height, width, channels] = x.dims();
+    let [down, beside] = factors;
+    x.reshape([batch * height, 1, width, 1, channels])
+        .expand([batch * height, down, width, beside, channels])
+        .reshape([batch, height * down, width * beside, channels])
+}
+
+/// The gradient of [`repeat`].
+fn add_repeated(gradient: Tensor<4>, dims: [usize; 4], factors: [usize; 2]) -> Tensor<4> {
+    let [batch, height, width, channels] = dims;
+    let copies: Tensor<5> = gradient.reshape([batch * height, factors[0], width, factors[1], channels]);
+    copies.sum_dim(1).sum_dim(3).reshape(dims)
 }
 
 fn forward(x: &Tensor<4>, [to_height, to_width]: [usize; 2]) -> Tensor<4> {
@@ -65,11 +90,24 @@ fn backward(dims: [usize; 4], gradient: &Tensor<4>) -> [Option<Any>; 1] {
 mod tests {
     use super::*;
     use crate::ops::record::check;
+    use burn::tensor::module::interpolate;
+    use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+
+    fn interpolated(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+        let options = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size(size);
+        interpolate(x.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
+    }
 
     #[test]
-    fn slices_agree_with_burn() {
-        for size in [[8, 6], [7, 5]] {
-            check::agree([vec![2, 4, 3, 5]], |[x]| upsample(check::rank(x), size), |[x]| generic(check::rank(x), size));
+    fn slices_and_copies_agree_with_burn() {
+        for size in [[8, 6], [7, 5], [12, 3]] {
+            for ours in [upsample, generic] {
+                check::agree(
+                    [vec![2, 4, 3, 5]],
+                    |[x]| ours(check::rank(x), size),
+                    |[x]| interpolated(check::rank(x), size),
+                );
+            }
         }
     }
 }
