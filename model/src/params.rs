@@ -44,13 +44,13 @@ pub(crate) fn tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
     visit(module, Tensors(Vec::new())).0
 }
 
-/// Gives the values of a tensor to `read`: on the CPU where they are, else brought there.
+/// Gives the values of a tensor to `read`, as f32: on the CPU where they are, else brought there.
 pub(crate) fn read<const D: usize>(tensor: &Tensor<D>, read: impl FnOnce(&[f32])) {
     if let Some(host) = ops::Host::of(tensor) {
         return read(host.values());
     }
-    let data = tensor.clone().without_autodiff().into_data();
-    read(data.as_slice().expect("trained parameters and their gradients are f32"));
+    let data = tensor.clone().without_autodiff().into_data().convert::<f32>();
+    read(data.as_slice().expect("converted to f32"));
 }
 
 /// What [`visit`] calls for every parameter.
@@ -60,28 +60,35 @@ pub(crate) trait ParamVisitor {
 
 /// Walks the parameters of `module` in the order of declaration.
 pub(crate) fn visit<M: Module, V: ParamVisitor>(module: &M, visitor: V) -> V {
-    let mut walk = Walk { place: Vec::new(), visitor };
+    let mut walk = Walk { place: Vec::new(), each: visitor };
     module.visit(&mut walk);
-    walk.visitor
+    walk.each
 }
 
-struct Walk<V> {
+/// What [`map`] calls for every parameter.
+trait ParamMapper {
+    fn map<const D: usize>(&mut self, path: String, param: Param<Tensor<D>>) -> Param<Tensor<D>>;
+}
+
+/// Walks the parameters of `module`, in the order of declaration, to exchange them.
+fn map<M: Module>(module: M, mapper: impl ParamMapper) -> M {
+    module.map(&mut Walk { place: Vec::new(), each: mapper })
+}
+
+/// Knows where in a module it is.
+struct Walk<T> {
     place: Vec<String>,
-    visitor: V,
+    each: T,
 }
 
-impl<V: ParamVisitor> ModuleVisitor for Walk<V> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.visitor.visit(self.place.join("."), param);
-    }
-
-    fn enter_module(&mut self, name: &str, container: &str) {
+impl<T> Walk<T> {
+    fn enter(&mut self, name: &str, container: &str) {
         if counts(container) {
             self.place.push(name.to_owned());
         }
     }
 
-    fn exit_module(&mut self, _name: &str, container: &str) {
+    fn exit(&mut self, container: &str) {
         if counts(container) {
             self.place.pop();
         }
@@ -92,28 +99,41 @@ fn counts(container: &str) -> bool {
     !container.starts_with("Enum:")
 }
 
+impl<V: ParamVisitor> ModuleVisitor for Walk<V> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.each.visit(self.place.join("."), param);
+    }
+
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.exit(container);
+    }
+}
+
+impl<T: ParamMapper> ModuleMapper for Walk<T> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        self.each.map(self.place.join("."), param)
+    }
+
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.exit(container);
+    }
+}
+
 /// Replaces the values of all parameters, asking `values` for each by key. Whether a parameter is trained, and
 /// whether it is under autodiff, stays as it is.
 pub(crate) fn replace<'a, M: Module>(module: M, values: &mut dyn FnMut(&str) -> &'a [f32]) -> M {
-    struct Replace<'f, 'a> {
-        place: Vec<String>,
-        values: &'f mut dyn FnMut(&str) -> &'a [f32],
-    }
-    impl ModuleMapper for Replace<'_, '_> {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            if counts(container) {
-                self.place.push(name.to_owned());
-            }
-        }
-
-        fn exit_module(&mut self, _name: &str, container: &str) {
-            if counts(container) {
-                self.place.pop();
-            }
-        }
-
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let values = (self.values)(&self.place.join("."));
+    struct Replace<'f, 'a>(&'f mut dyn FnMut(&str) -> &'a [f32]);
+    impl ParamMapper for Replace<'_, '_> {
+        fn map<const D: usize>(&mut self, path: String, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let values = (self.0)(&path);
             param.map(|old| {
                 let data = TensorData::new(values.to_vec(), old.dims());
                 let new = Tensor::from_data(data, &old.device());
@@ -121,7 +141,7 @@ pub(crate) fn replace<'a, M: Module>(module: M, values: &mut dyn FnMut(&str) -> 
             })
         }
     }
-    module.map(&mut Replace { place: Vec::new(), values })
+    map(module, Replace(values))
 }
 
 /// Changes the values of the parameters that are `wanted` where they are: `change(key, values)`. `module` is without
@@ -134,42 +154,28 @@ pub(crate) fn change<M: Module>(
     change: &mut dyn FnMut(&str, &mut [f32]),
 ) {
     struct Change<'f> {
-        place: Vec<String>,
         wanted: &'f dyn Fn(&str) -> bool,
         change: &'f mut dyn FnMut(&str, &mut [f32]),
     }
-    impl ModuleMapper for Change<'_> {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            if counts(container) {
-                self.place.push(name.to_owned());
-            }
-        }
-
-        fn exit_module(&mut self, _name: &str, container: &str) {
-            if counts(container) {
-                self.place.pop();
-            }
-        }
-
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let key = self.place.join(".");
-            if !(self.wanted)(&key) {
+    impl ParamMapper for Change<'_> {
+        fn map<const D: usize>(&mut self, path: String, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if !(self.wanted)(&path) {
                 return param;
             }
-            param.map(|values| ops::change(values, |values| (self.change)(&key, values)))
+            param.map(|values| ops::change(values, |values| (self.change)(&path, values)))
         }
     }
     // A module can only be mapped by value. What stands in its place meanwhile must not hold its tensors.
-    let hollow = module.clone().map(&mut Hollow);
+    let hollow = map(module.clone(), Hollow);
     let whole = std::mem::replace(module, hollow);
-    *module = whole.map(&mut Change { place: Vec::new(), wanted, change });
+    *module = map(whole, Change { wanted, change });
 }
 
 /// Takes the storage out of a module.
 struct Hollow;
 
-impl ModuleMapper for Hollow {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+impl ParamMapper for Hollow {
+    fn map<const D: usize>(&mut self, _path: String, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (shape, device) = (param.lazy_shape(), param.lazy_device());
         let dims: [usize; D] = std::array::from_fn(|i| shape[i]);
         let zeros = move |device: &_, _| Tensor::zeros(dims, device);
