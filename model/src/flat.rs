@@ -6,7 +6,7 @@
 use crate::objective::{groups, weighted_loss};
 use crate::params::{self, ParamVisitor};
 use crate::trained::TrainedParams;
-use crate::{ClipTextModel, MicroBatch, NoiseScheduler, UNet, recompute};
+use crate::{ClipTextModel, Compute, MicroBatch, NoiseScheduler, UNet, recompute};
 use burn::module::{Module, Param};
 use burn::tensor::{Gradients, Tensor};
 use std::collections::HashMap;
@@ -165,8 +165,15 @@ impl Trainable {
                 recompute::loss_and_gradient(self, noise_scheduler, batch, normaliser)
             });
         }
-        let loss = weighted_loss(&self.unet, &self.text_encoder, noise_scheduler, batch, normaliser);
-        (loss.per_sample, self.gradient(loss.scalar))
+        let of = |batch| {
+            let loss = weighted_loss(&self.unet, &self.text_encoder, noise_scheduler, batch, normaliser);
+            (loss.per_sample, self.gradient(loss.scalar))
+        };
+        match self.unet.compute() {
+            Compute::F32 => of(batch),
+            // Gradients of weights come in bf16: those of several lengths of captions are added where they are f32.
+            Compute::Bf16 => groups::each_gradient(batch, of),
+        }
     }
 
     /// Backpropagates a scalar loss and returns the gradient in the order of the layout, `[total]`; parameters

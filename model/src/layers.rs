@@ -1,4 +1,7 @@
 //! The small layers everything is made of, with parameters named and laid out as in PyTorch.
+//!
+//! A layer computes in the number format of its input. Operations are given the f32 parameters as they are, and round
+//! them themselves: a cast in the autodiff graph would cost a node, and its gradient a copy.
 
 use crate::ops::{self, Geometry, GroupNormShape};
 use crate::weights::Weights;
@@ -22,9 +25,7 @@ impl Linear {
 
     /// `[.., inputs]` → `[.., outputs]`
     pub(crate) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let dtype = x.dtype();
-        let bias = self.bias.as_ref().map(|bias| as_dtype(bias.val(), dtype));
-        linear_of_rows(x, as_dtype(self.weight.val(), dtype), bias)
+        linear_of_rows(x, self.weight.val(), self.bias.as_ref().map(Param::val))
     }
 }
 
@@ -80,27 +81,19 @@ impl Conv2d {
         if self.geometry.kernel == 1 {
             return self.forward_rows(x);
         }
-        let bias = as_dtype(self.bias.val(), x.dtype()).unsqueeze();
-        self.convolve(x, bias)
+        ops::conv2d(x, self.weight.val(), self.bias.val().unsqueeze(), self.geometry)
     }
 
     /// [`forward`](Self::forward), with `shift` (`[batch, outputs]`) added to every pixel of its sample.
     pub(crate) fn forward_shifted(&self, x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
-        let bias = as_dtype(self.bias.val(), x.dtype()).unsqueeze() + shift;
-        self.convolve(x, bias)
-    }
-
-    fn convolve(&self, x: Tensor<4>, bias: Tensor<2>) -> Tensor<4> {
-        let weight = as_dtype(self.weight.val(), x.dtype());
-        ops::conv2d(x, weight, bias, self.geometry)
+        let bias = as_dtype(self.bias.val(), shift.dtype()).unsqueeze() + shift;
+        ops::conv2d(x, self.weight.val(), bias, self.geometry)
     }
 
     /// A 1x1 convolution of pixels in any arrangement: `[.., inputs]` → `[.., outputs]`
     pub(crate) fn forward_rows<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let dtype = x.dtype();
         let [outputs, inputs, _, _] = self.weight.dims();
-        let weight = as_dtype(self.weight.val(), dtype).reshape([outputs, inputs]);
-        linear_of_rows(x, weight, Some(as_dtype(self.bias.val(), dtype)))
+        linear_of_rows(x, self.weight.val().reshape([outputs, inputs]), Some(self.bias.val()))
     }
 }
 

@@ -14,6 +14,7 @@ use burn::tensor::Tensor;
 pub mod adamw;
 pub mod checkpoint;
 pub mod clip;
+mod compute;
 mod config;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -40,6 +41,7 @@ mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, OpenOptions, SavePrecision, StableDiffusion};
 pub use clip::{ClipSkipError, ClipTextModel, TextSettings};
+pub use compute::Compute;
 pub use config::ConfigError;
 pub use files::FileError;
 pub use flat::{FlatEntry, FlatLayout, ParamGroup, Trainable};

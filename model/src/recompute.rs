@@ -28,8 +28,8 @@ pub(crate) fn loss_and_gradient(
     let inputs = Inputs::new(noise_scheduler, batch, normaliser);
     let (noisy, timesteps) = (inputs.noisy.clone(), inputs.timesteps.clone());
 
-    let conditions =
-        Conditions { time: plain.time(&timesteps, &noisy), text: text_encoder.valid().encode(&token_ids, &device) };
+    let text = plain.text(text_encoder.valid().encode(&token_ids, &device));
+    let conditions = Conditions { time: plain.time(&timesteps, &noisy), text };
     let mut kept = Vec::new();
     let hidden = plain.pass(plain.head(noisy.clone()), conditions, &mut |stage, inputs| {
         kept.push(inputs.clone());
@@ -54,7 +54,7 @@ pub(crate) fn loss_and_gradient(
     let time = time.expect("every residual block uses it");
     flat.take(trainable, &mut seed(unet.time(&timesteps, &noisy), time).backward());
     if let Some(text) = text {
-        flat.take(trainable, &mut seed(text_encoder.encode(&token_ids, &device), text).backward());
+        flat.take(trainable, &mut seed(unet.text(text_encoder.encode(&token_ids, &device)), text).backward());
     }
     (loss.per_sample, flat.into_values())
 }

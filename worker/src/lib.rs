@@ -12,6 +12,7 @@ mod images;
 mod latents;
 mod optimizer;
 mod plan;
+mod precision;
 mod prefetch;
 mod resume;
 mod samples;

@@ -66,6 +66,7 @@ impl Trainer {
             return Err(WorkerError::NothingToTrain);
         }
         text::prepare(&mut model, text_settings(config))?;
+        model.compute_in(crate::precision::compute(config.precision.compute, &model.device()));
         let layout = model.trained_layout(config.model.train_text_encoder);
         Ok(Self {
             streams: Streams::new(config.run.seed),

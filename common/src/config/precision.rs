@@ -16,8 +16,13 @@ pub struct PrecisionConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ComputePrecision {
+    /// `bf16` on a GPU, `fp32` on the CPU.
+    Auto,
     /// 32-bit floats.
     Fp32,
+    /// 16-bit floats with the range of 32 bits for activations and products of matrices. Parameters, the optimizer, statistics of
+    /// norms, softmax and the loss stay 32-bit. The autoencoder is not concerned.
+    Bf16,
 }
 
 /// What the final model is saved in.

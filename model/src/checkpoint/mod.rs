@@ -28,7 +28,7 @@ use crate::params::{self, NamedTensor};
 use crate::unet::UNetConfig;
 use crate::vae::VaeConfig;
 use crate::weights::{Source, Weights};
-use crate::{AutoencoderKl, ClipTextModel, Device, NoiseScheduler, PredictionType, Tokenizer, UNet};
+use crate::{AutoencoderKl, ClipTextModel, Compute, Device, NoiseScheduler, PredictionType, Tokenizer, UNet};
 use burn::tensor::Tensor;
 pub use description::{Description, Part};
 pub(crate) use diffusers::check;
@@ -42,8 +42,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 pub use tensors::TensorsError;
 pub use torch::{PickleError, TorchError};
-pub(crate) use values::ComponentShapes;
-use values::{Component, Sink, Values};
+pub(crate) use values::{Component, ComponentShapes};
+use values::{Sink, Values};
 
 /// Everything that turns text into pictures.
 #[derive(Clone, Debug)]
@@ -178,6 +178,13 @@ impl StableDiffusion {
         self.text_encoder.clone().with_clip_skip(settings.clip_skip)?;
         settings.write_to(&mut self.configs.text_encoder);
         Ok(())
+    }
+
+    /// Computes in another number format from now on: the UNet and the text encoder. The autoencoder stays in f32, and so
+    /// do all parameters.
+    pub fn compute_in(&mut self, compute: Compute) {
+        self.unet.compute_in(compute);
+        self.text_encoder.compute_in(compute);
     }
 
     /// The device that the parameters were loaded to.

@@ -1,11 +1,12 @@
 //! The transformer inside [`ClipTextModel`](super::ClipTextModel): pre-norm blocks with a causal mask.
 
 use super::ClipTextConfig;
-use crate::layers::{Embedding, LayerNorm, Linear};
+use crate::Compute;
+use crate::layers::{Embedding, LayerNorm, Linear, as_dtype};
 use crate::ops::{AttentionShape, attention};
 use crate::weights::Weights;
 use burn::module::Module;
-use burn::tensor::{Int, Tensor, activation};
+use burn::tensor::{DType, Int, Tensor, activation};
 
 /// Embeddings, blocks, final norm.
 #[derive(Module, Debug)]
@@ -48,16 +49,16 @@ impl TextTransformer {
     }
 
     /// The state after the first `layers` blocks: `[batch, length]` → `[batch, length, hidden_size]`
-    pub(crate) fn hidden_state(&self, token_ids: Tensor<2, Int>, layers: usize) -> Tensor<3> {
+    pub(crate) fn hidden_state(&self, token_ids: Tensor<2, Int>, layers: usize, compute: Compute) -> Tensor<3> {
         let length = token_ids.dims()[1];
         let tokens = self.embeddings.token_embedding.forward(token_ids);
-        let embedded = tokens + self.embeddings.position_embedding.first(length);
+        let embedded = as_dtype(tokens + self.embeddings.position_embedding.first(length), compute.dtype());
         self.encoder.layers[..layers].iter().fold(embedded, |hidden, layer| layer.forward(hidden))
     }
 
     /// [`hidden_state`](Self::hidden_state), normalised.
-    pub(crate) fn forward(&self, token_ids: Tensor<2, Int>, layers: usize) -> Tensor<3> {
-        self.final_layer_norm.forward(self.hidden_state(token_ids, layers))
+    pub(crate) fn forward(&self, token_ids: Tensor<2, Int>, layers: usize, compute: Compute) -> Tensor<3> {
+        self.final_layer_norm.forward(self.hidden_state(token_ids, layers, compute))
     }
 
     pub(crate) fn layers(&self) -> usize {
@@ -138,11 +139,10 @@ impl Mlp {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let hidden = self.fc1.forward(x);
-        self.fc2.forward(if self.quick {
-            hidden.clone() * activation::sigmoid(hidden * 1.702)
-        } else {
-            activation::gelu(hidden)
-        })
+        let dtype = x.dtype();
+        let hidden = as_dtype(self.fc1.forward(x), DType::F32);
+        let active =
+            if self.quick { hidden.clone() * activation::sigmoid(hidden * 1.702) } else { activation::gelu(hidden) };
+        self.fc2.forward(as_dtype(active, dtype))
     }
 }

@@ -4,6 +4,7 @@ mod blocks;
 pub(crate) mod keys;
 mod settings;
 
+use crate::Compute;
 use crate::config::{self, ConfigError, ensure};
 use crate::tokenizer::MAX_LENGTH;
 use crate::weights::Weights;
@@ -90,6 +91,8 @@ pub struct ClipTextModel {
     text_model: TextTransformer,
     /// Blocks that are run: all, or fewer with clip skip.
     layers: usize,
+    #[module(skip)]
+    compute: Compute,
 }
 
 /// A clip skip that the text encoder has too few blocks for.
@@ -109,7 +112,12 @@ fn check_clip_skip(clip_skip: usize, layers: usize) -> Result<(), ClipSkipError>
 impl ClipTextModel {
     pub(crate) fn new(weights: &Weights, config: &ClipTextConfig) -> Self {
         let text_model = TextTransformer::new(&weights.at("text_model"), config);
-        Self { text_model, layers: config.num_hidden_layers }
+        Self { text_model, layers: config.num_hidden_layers, compute: Compute::default() }
+    }
+
+    /// Computes in another number format from now on, and gives its states in it.
+    pub fn compute_in(&mut self, compute: Compute) {
+        self.compute = compute;
     }
 
     /// Takes the `clip_skip`-th hidden state from the end instead of the last, and the final norm of that: 1 (or 0) is
@@ -135,12 +143,12 @@ impl ClipTextModel {
     ///
     /// `token_ids`: `[batch, length]` → `[batch, length, hidden_size]`
     pub fn forward(&self, token_ids: Tensor<2, Int>) -> Tensor<3> {
-        self.text_model.forward(token_ids, self.layers)
+        self.text_model.forward(token_ids, self.layers, self.compute)
     }
 
     /// [`forward`](Self::forward) without the final layer norm.
     pub fn hidden_state(&self, token_ids: Tensor<2, Int>) -> Tensor<3> {
-        self.text_model.hidden_state(token_ids, self.layers)
+        self.text_model.hidden_state(token_ids, self.layers, self.compute)
     }
 
     /// [`forward`](Self::forward) of ids on the host, all rows of one length.

@@ -105,8 +105,8 @@ impl Inputs {
 
     /// Q Kᵀ for some rows, not scaled: `[batch, heads, rows, keys]` in f32.
     fn scores(&self, start: usize, rows: usize) -> Tensor<4> {
-        let query = self.query.clone().narrow(2, start, rows);
-        as_dtype(query.matmul(self.key.clone().transpose()), DType::F32)
+        let query = as_dtype(self.query.clone().narrow(2, start, rows), DType::F32);
+        query.matmul(as_dtype(self.key.clone(), DType::F32).transpose())
     }
 
     /// The weights, and the logarithms of the sums.
@@ -135,8 +135,9 @@ impl Inputs {
             let gradient = gradient.clone().narrow(2, start, rows);
             let result = result.clone().narrow(2, start, rows);
             let query = self.query.clone().narrow(2, start, rows);
-            let products = gradient.clone().matmul(self.value.clone().transpose()); // of the weights
-            let means = as_dtype(gradient.clone() * result, DType::F32).sum_dim(3);
+            let [full, value] = [gradient.clone(), self.value.clone()].map(|x| as_dtype(x, DType::F32));
+            let products = full.clone().matmul(value.transpose()); // of the weights
+            let means = (full * as_dtype(result, DType::F32)).sum_dim(3);
             let (weights, dscores) = self.score_gradient(start, log_sums, products, &means);
             let dtype = query.dtype();
             let (weights, dscores) = (as_dtype(weights, dtype), as_dtype(dscores, dtype));
@@ -162,7 +163,7 @@ impl Inputs {
     ) -> (Tensor<4>, Tensor<4>) {
         let scores = self.scores(start, products.dims()[2]);
         let weights = (self.mask(scores * self.scale, start) - log_sums.clone()).exp();
-        let dscores = (as_dtype(products, DType::F32) - means.clone()) * weights.clone() * self.scale;
+        let dscores = (products - means.clone()) * weights.clone() * self.scale;
         (weights, dscores)
     }
 }

@@ -3,12 +3,16 @@
 use super::cpu::{self, host, on_host};
 use super::record::{Any, plain, record};
 use crate::kernels::linear::LinearShape;
+use crate::layers::as_dtype;
 use burn::tensor::Tensor;
 
 /// `x`: `[rows, inputs]`; `weight`: `[outputs, inputs]`; `bias`: `[outputs]` → `[rows, outputs]`
+///
+/// Computes in the type of `x`; all gradients come in it.
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
-    let (plain_x, w) = (plain(&x), plain(&weight));
-    let y = forward(&plain_x, &w, bias.as_ref().map(plain));
+    let dtype = x.dtype();
+    let (plain_x, w) = (plain(&x), as_dtype(plain(&weight), dtype));
+    let y = forward(&plain_x, &w, bias.as_ref().map(|bias| as_dtype(plain(bias), dtype)));
     let gradients = move |gradient: Tensor<2>, wanted| backward(&plain_x, &w, &gradient, wanted);
     match bias {
         None => record([x.into(), weight.into()], y, move |gradient, [x, weight]| {

@@ -6,11 +6,12 @@ pub(crate) mod keys;
 mod stages;
 mod transformer;
 
+use crate::Compute;
 use crate::layers::{Conv2d, ConvShape, GroupNorm, Linear, as_dtype, from_rows};
 use crate::weights::Weights;
 use blocks::{Block, BlockShape, MidBlock};
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{DType, Device, Tensor, TensorData, activation};
 pub use config::{BlockType, UNetConfig};
 pub(crate) use stages::{Conditions, Stage, StageInputs};
 
@@ -24,6 +25,8 @@ pub struct UNet {
     up_blocks: Vec<Block>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
+    #[module(skip)]
+    compute: Compute,
 }
 
 impl UNet {
@@ -41,7 +44,18 @@ impl UNet {
             up_blocks: (0..channels.len()).map(|i| Block::new(&up.at(i), config, &BlockShape::up(config, i))).collect(),
             conv_norm_out: GroupNorm::new(&weights.at("conv_norm_out"), config.norm_num_groups, first, config.norm_eps),
             conv_out: Conv2d::new(&weights.at("conv_out"), ConvShape::same3(first, config.out_channels)),
+            compute: Compute::default(),
         }
+    }
+
+    /// Computes in another number format from now on. What goes in and comes out is f32 in each.
+    pub fn compute_in(&mut self, compute: Compute) {
+        self.compute = compute;
+    }
+
+    /// The number format of its activations.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// Predicts what the noise scheduler's prediction type asks for.
@@ -51,21 +65,27 @@ impl UNet {
     pub fn forward(&self, latents: Tensor<4>, timesteps: &[f32], encoder_hidden_states: Tensor<3>) -> Tensor<4> {
         let time = self.time(timesteps, &latents);
         let hidden = self.head(latents);
-        let conditions = Conditions { time, text: encoder_hidden_states };
+        let conditions = Conditions { time, text: self.text(encoder_hidden_states) };
         self.tail(self.pass(hidden, conditions, &mut |stage, inputs| stage.forward(inputs)))
     }
 
-    /// The time embedding, SiLU applied here, once, instead of in every residual block: `[batch, time_width]` in the
-    /// number format of `latents`.
+    /// The time embedding, SiLU applied here, once, instead of in every residual block: `[batch, time_width]`. It is
+    /// computed in f32, since timesteps go up to 1000.
     pub(crate) fn time(&self, timesteps: &[f32], latents: &Tensor<4>) -> Tensor<2> {
         assert_eq!(timesteps.len(), latents.dims()[0], "one timestep per sample");
         let time = activation::silu(self.time_embedding.forward(timesteps, &latents.device()));
-        as_dtype(time, latents.dtype())
+        as_dtype(time, self.compute.dtype())
+    }
+
+    /// Text states in the number format of the activations.
+    pub(crate) fn text(&self, encoder_hidden_states: Tensor<3>) -> Tensor<3> {
+        as_dtype(encoder_hidden_states, self.compute.dtype())
     }
 
     /// The last norm and convolution: `[batch, height, width, channels]` → `[batch, 4, height, width]`
     pub(crate) fn tail(&self, hidden: Tensor<4>) -> Tensor<4> {
-        from_rows(self.conv_out.forward(self.conv_norm_out.forward_silu(hidden)))
+        let prediction = self.conv_out.forward(self.conv_norm_out.forward_silu(hidden));
+        from_rows(as_dtype(prediction, DType::F32))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::UNet;
 use super::blocks::{Block, MidBlock};
-use crate::layers::to_rows;
+use crate::layers::{as_dtype, to_rows};
 use crate::ops::fork;
 use crate::resnet::{Downsample, Upsample};
 use burn::tensor::Tensor;
@@ -121,7 +121,7 @@ impl UNet {
 
     /// The first convolution: `[batch, 4, height, width]` → `[batch, height, width, channels]`
     pub(crate) fn head(&self, latents: Tensor<4>) -> Tensor<4> {
-        self.conv_in.forward(to_rows(latents))
+        self.conv_in.forward(to_rows(as_dtype(latents, self.compute.dtype())))
     }
 
     /// Leads `hidden`, which [`head`](Self::head) has made, through all stages: `run(stage, inputs)` gives each one's

@@ -1,4 +1,5 @@
 mod background;
+mod precision;
 
 use std::path::PathBuf;
 
