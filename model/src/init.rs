@@ -1,10 +1,10 @@
 //! Models with random weights, drawn by parameter name and seed: the same bits on every machine.
 
 use crate::checkpoint::{self, RawConfigs, Sources, StableDiffusion};
-use crate::cpu_device;
 use crate::rng::standard_normal;
 use crate::tokenizer::{Padding, Tokenizer};
 use crate::weights::Source;
+use crate::{Device, cpu_device};
 use serde_json::{Value, json};
 
 /// Sizes of a new model.
@@ -40,6 +40,11 @@ impl Preset {
 
 /// Makes a model with random weights on the CPU.
 pub fn init_model(preset: Preset, seed: u64) -> StableDiffusion {
+    init_model_on(preset, seed, &cpu_device())
+}
+
+/// [`init_model`] on another device: the same weights.
+pub fn init_model_on(preset: Preset, seed: u64, device: &Device) -> StableDiffusion {
     let sizes = sizes(preset);
     let padding = if sizes.v2 { Padding::ExclamationMark } else { Padding::EndOfText };
     let tokenizer = Tokenizer::clip(sizes.merges, padding);
@@ -47,7 +52,7 @@ pub fn init_model(preset: Preset, seed: u64) -> StableDiffusion {
     let configs = checkpoint::check(&raw).expect("presets are sound");
     let random = |component| Random { seed, component };
     let sources = Sources { text_encoder: &random("text_encoder"), vae: &random("vae"), unet: &random("unet") };
-    StableDiffusion::build(tokenizer, &configs, raw, &sources, &cpu_device())
+    StableDiffusion::build(tokenizer, &configs, raw, &sources, device)
 }
 
 /// Fan-in scaled normals; zeros for biases, ones for norms.

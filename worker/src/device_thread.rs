@@ -22,10 +22,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Span, info_span};
 
 use crate::collective::{Collective, CollectiveError, LinkError, Reduction};
+use crate::device_watch::DeviceWatch;
 use crate::error::WorkerError;
 use crate::hash::flat_hash;
 use crate::latents::{CachedPictures, Encoder};
 use crate::optimizer::global_norm;
+use crate::out_of_memory;
 use crate::prefetch::Prefetch;
 use crate::samples;
 use crate::save::Background;
@@ -62,6 +64,8 @@ pub(crate) struct Group {
 
 /// What the thread begins with.
 pub(crate) struct Start {
+    /// What the device is called.
+    pub(crate) name: String,
     pub(crate) device: Device,
     /// Threads that the model's operations may use.
     pub(crate) threads: usize,
@@ -109,6 +113,7 @@ pub(crate) struct DeviceThread {
     chain: String,
     background: Background,
     fingerprint: DataFingerprint,
+    watch: DeviceWatch,
 }
 
 /// The session has gone; its own error says why.
@@ -123,12 +128,16 @@ impl DeviceThread {
         let (ended, receiver) = oneshot::channel();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(start.threads).thread_name(|n| format!("device-{n}"));
         let pool = pool.build().expect("the system has threads to spare");
+        let name = start.name.clone();
         let work = move || {
             let work = AssertUnwindSafe(|| Self::load(start, desk)?.run());
             let result = catch_unwind(work).unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let message = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned();
-                Err(WorkerError::Panicked { message })
+                Err(match out_of_memory::shortage(&message) {
+                    Some(shortage) => WorkerError::OutOfMemory { device: name, bytes: shortage.bytes },
+                    None => WorkerError::Panicked { message },
+                })
             });
             let _ = ended.send(result); // fails when the session did not wait for it
         };
@@ -137,6 +146,7 @@ impl DeviceThread {
     }
 
     fn load(start: Start, desk: Desk) -> Result<Self, WorkerError> {
+        let watch = DeviceWatch::start();
         let Start { device, checkpoint, next_step, chain, cached, compare_data, .. } = start;
         let fingerprint = DataFingerprint::start(compare_data.then(|| desk.config.data.clone()));
         let encoder = Encoder::new(cached);
@@ -150,7 +160,7 @@ impl DeviceThread {
         let (plans, catch_up) = (VecDeque::new(), CatchUp::default());
         // Who is to be sent the state holds none of the run, whatever its own model is.
         let chain = if next_step.is_some() { chain } else { NO_CHAIN.to_owned() };
-        Ok(Self { trainer, desk, group: None, plans, pending: None, catch_up, chain, background, fingerprint })
+        Ok(Self { trainer, desk, group: None, plans, pending: None, catch_up, chain, background, fingerprint, watch })
     }
 
     fn run(mut self) -> Result<(), WorkerError> {
@@ -229,6 +239,7 @@ impl DeviceThread {
             return Ok(()); // the Abort that says why is on its way
         };
         let compute_seconds = started.elapsed().as_secs_f64();
+        self.watch.stepped(plan.step, compute_seconds, &self.trainer.model().device());
         let filled = &plan.slot_ranks[..plan.filled_slots as usize]; // plan.rs has checked it
         let reduction = Reduction { step: plan.step, slot_ranks: filled, elements: self.trainer.elements() };
         let reduced = info_span!("all_reduce").in_scope(|| group.collective.all_reduce(reduction, computed.parts));

@@ -160,7 +160,15 @@ pub enum WorkerError {
     /// A checkpoint or the final model cannot be written.
     #[error(transparent)]
     Save(#[from] SaveError),
-    /// The thread that owns the device died: a bug, or the device ran out of memory.
+    /// There is not enough memory on the device.
+    #[error("`{device}` has no room for {}", room_words(*bytes))]
+    OutOfMemory {
+        /// As it was asked for.
+        device: String,
+        /// Bytes of the allocation that failed, where known.
+        bytes: Option<u64>,
+    },
+    /// The thread that owns the device died: a bug.
     #[error("the device thread panicked: {message}")]
     Panicked {
         /// The panic's words.
@@ -189,6 +197,10 @@ impl WorkerError {
             Self::NonFinite { .. } | Self::Overflow { .. } => {
                 "lower optimizer.lr, or look at these pictures and at loss_scale.txt"
             }
+            Self::OutOfMemory { .. } => {
+                "lower step.micro_batch_size and raise step.slots by as much, set model.gradient_checkpointing to true, \
+                 leave precision.compute at bf16, or lower data.resolution; `ballast plan --memory` says what each of them needs"
+            }
             Self::Data(_) => "the same data has to lie at the same path on every worker's host",
             Self::Config(error) => return error.hint(),
             Self::Save(error) => return error.hint(),
@@ -199,6 +211,13 @@ impl WorkerError {
             | Self::Panicked { .. } => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+fn room_words(bytes: Option<u64>) -> String {
+    match bytes {
+        Some(bytes) => format!("{:.2} GiB more", bytes as f64 / f64::from(1 << 30)),
+        None => "what a step needs".to_owned(),
     }
 }
 

@@ -5,12 +5,15 @@
 
 mod connect;
 mod device_thread;
+mod device_watch;
 mod draws;
 mod error;
 mod hash;
 mod images;
+mod kernel_cache;
 mod latents;
 mod optimizer;
+mod out_of_memory;
 mod plan;
 mod precision;
 mod prefetch;

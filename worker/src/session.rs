@@ -30,7 +30,7 @@ use crate::draws::Key;
 use crate::error::WorkerError;
 use crate::latents::CachedPictures;
 use crate::prefetch::{Prefetch, Ticket};
-use crate::{WorkerOptions, WorkerOutcome, plan, save, trainer};
+use crate::{WorkerOptions, WorkerOutcome, kernel_cache, plan, save, trainer};
 
 /// Commands that may wait for the device thread. Reading must never block behind it, or an Abort would come too late; the
 /// coordinator plans at most 64 steps ahead and waits for an answer to all else, so more than this is its mistake.
@@ -100,6 +100,7 @@ struct Place {
 
 impl Place {
     async fn open(options: &WorkerOptions) -> Result<Self, WorkerError> {
+        kernel_cache::open(&options.device);
         let device = trainer::open_device(&options.device)?;
         let failed = |source| WorkerError::Listen { address: options.collective_listen, source };
         let mut endpoint = Endpoint::bind(options.collective_listen).await.map_err(failed)?;
@@ -187,6 +188,7 @@ impl Session {
         let (calls, limit) = (Arc::clone(&place.state_calls), collective_timeout(&welcome));
         tasks.spawn(send_states(calls, welcome.run_id.clone(), limit, commands.clone()));
         let start = Start {
+            name: options.device.clone(),
             device: place.device.clone(),
             threads,
             checkpoint: (!welcome.checkpoint.is_empty()).then(|| PathBuf::from(&welcome.checkpoint)),

@@ -9,4 +9,6 @@
 //! that are generated for every chain of operations and compiled at the first step; and memory that is held until a chain
 //! is closed. Without it a tensor is a handle of CubeCL's memory, and what is launched is what is written.
 
+pub mod environment;
 pub(crate) mod launch;
+pub mod observe;

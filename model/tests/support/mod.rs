@@ -5,7 +5,7 @@ pub mod analytic;
 pub mod numbers;
 
 use ballast_model::tokenizer::{Padding, Tokenizer};
-use ballast_model::{StableDiffusion, cpu_device, tensor};
+use ballast_model::{Device, StableDiffusion, cpu_device, tensor};
 use burn::tensor::Tensor;
 use numbers::Numbers;
 use safetensors::{Dtype, tensor::TensorView};
@@ -13,8 +13,10 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// A file of `model/tests/fixtures`; `BALLAST_FIXTURES` says where they are on another machine.
 pub fn fixture_path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    let moved = std::env::var_os("BALLAST_FIXTURES").map(PathBuf::from);
+    moved.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")).join(name)
 }
 
 /// The numbers of one reference pipeline.
@@ -78,9 +80,14 @@ impl Reference {
 
     /// The pipeline itself.
     pub fn model(&self) -> StableDiffusion {
+        self.model_on(&cpu_device())
+    }
+
+    /// The pipeline on another device.
+    pub fn model_on(&self, device: &Device) -> StableDiffusion {
         let folder = tempfile::tempdir().unwrap();
         self.write_folder(folder.path(), |_, key| key.to_owned());
-        StableDiffusion::load(folder.path(), &cpu_device()).unwrap()
+        StableDiffusion::load(folder.path(), device).unwrap()
     }
 
     pub fn token_ids(&self) -> Vec<Vec<i32>> {
