@@ -17,6 +17,8 @@ pub mod clip;
 mod config;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(feature = "emulation")]
+pub mod emulation;
 mod files;
 pub mod flat;
 pub mod init;
