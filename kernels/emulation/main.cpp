@@ -136,18 +136,18 @@ static void attention(int width, AttentionCase c, Forward forward, Means means_o
     if (c.fused) qs = ks = vs = 3 * channels;
     // Parts of one buffer begin at an offset; separate ones at 0.
     Buffer<u16> q_all(rows * qs), k_all(c.fused ? 1 : keys * ks), v_all(c.fused ? 1 : keys * vs);
-    Buffer<u16> dq_all(rows * qs), dk_all(c.fused ? 1 : keys * ks), dv_all(c.fused ? 1 : keys * vs);
+    Buffer<u16> dq(rows * channels), dk(keys * channels), dv(keys * channels);
     fill(q_all, 1.5);
     fill(k_all, 1.5);
     fill(v_all, 1, 0.25);
     u16 *q = q_all, *k = c.fused ? q + channels : (u16 *)k_all, *v = c.fused ? q + 2 * channels : (u16 *)v_all;
-    u16 *dq = dq_all, *dk = c.fused ? dq + channels : (u16 *)dk_all, *dv = c.fused ? dq + 2 * channels : (u16 *)dv_all;
-    Buffer<u16> result(rows * channels), gradient(rows * channels);
+    int gs = c.fused ? channels + 8 : channels;
+    Buffer<u16> result(rows * channels), gradient(rows * gs);
     fill(gradient, 1);
     Buffer<float> log_sums(rows * c.heads), means(rows * c.heads);
     double scale = 1 / sqrt((double)width);
-    Buffer<int> settings(8);
-    int words[8] = {c.heads, c.rows, c.keys, c.causal, bits(scale), qs, ks, vs};
+    Buffer<int> settings(9);
+    int words[9] = {c.heads, c.rows, c.keys, c.causal, bits(scale), qs, ks, vs, gs};
     memcpy(settings.data, words, sizeof words);
 
     int row_tiles = (c.rows + 63) / 64, key_tiles = (c.keys + 63) / 64;
@@ -158,10 +158,10 @@ static void attention(int width, AttentionCase c, Forward forward, Means means_o
             launch(row_tiles, c.heads, c.batch, 128, [&] { means_of(result, gradient, means, settings); });
             launch(row_tiles, c.heads, c.batch, 128,
                    [&] { backward_query(q, k, v, gradient, log_sums, means, dq, settings); });
-            backward_key(key_tiles, c.heads, c.batch, q, k, v, gradient.data, log_sums.data, means.data, dk, dv,
-                         settings.data);
+            backward_key(key_tiles, c.heads, c.batch, q, k, v, gradient.data, log_sums.data, means.data, dk.data,
+                         dv.data, settings.data);
         },
-        result, log_sums, means, dq_all, dk_all, dv_all);
+        result, log_sums, means, dq, dk, dv);
 
     Values r(rows * channels), l(rows * c.heads), rdq(rows * channels), rdk(keys * channels), rdv(keys * channels);
     std::vector<double> weights(c.keys);
@@ -182,29 +182,24 @@ static void attention(int width, AttentionCase c, Forward forward, Means means_o
                 l[((size_t)b * c.heads + h) * c.rows + i] = log(total);
                 for (int j = 0; j < seen; j++)
                     for (int d = 0; d < width; d++) r[out(c.rows, i, d)] += weights[j] / total * at(v, c.keys, vs, j, d);
-                for (int d = 0; d < width; d++) mean += r[out(c.rows, i, d)] * value_of(gradient[out(c.rows, i, d)]);
+                for (int d = 0; d < width; d++) mean += r[out(c.rows, i, d)] * at(gradient.data, c.rows, gs, i, d);
                 for (int j = 0; j < seen; j++) {
                     double product = 0, weight = weights[j] / total;
-                    for (int d = 0; d < width; d++) product += value_of(gradient[out(c.rows, i, d)]) * at(v, c.keys, vs, j, d);
+                    for (int d = 0; d < width; d++) product += at(gradient.data, c.rows, gs, i, d) * at(v, c.keys, vs, j, d);
                     double dscore = weight * (product - mean) * scale;
                     for (int d = 0; d < width; d++) {
                         rdq[out(c.rows, i, d)] += dscore * at(k, c.keys, ks, j, d);
                         rdk[out(c.keys, j, d)] += dscore * at(q, c.rows, qs, i, d);
-                        rdv[out(c.keys, j, d)] += weight * value_of(gradient[out(c.rows, i, d)]);
+                        rdv[out(c.keys, j, d)] += weight * at(gradient.data, c.rows, gs, i, d);
                     }
                 }
             }
-    auto packed = [&](u16 *x, size_t count, int stride) {
-        std::vector<u16> rows_only(count * channels);
-        for (size_t i = 0; i < count; i++) memcpy(&rows_only[i * channels], x + i * stride, channels * 2);
-        return rows_only;
-    };
     // bf16 keeps 8 bits: rounding weights and results costs about 2e-3 of their norm.
     compare(what, "result", result.data, r, 4e-3);
     compare(what, "log_sums", log_sums.data, l, 1e-6);
-    compare(what, "dquery", packed(dq, rows, qs).data(), rdq, 8e-3);
-    compare(what, "dkey", packed(dk, keys, ks).data(), rdk, 8e-3);
-    compare(what, "dvalue", packed(dv, keys, vs).data(), rdv, 8e-3);
+    compare(what, "dquery", dq.data, rdq, 8e-3);
+    compare(what, "dkey", dk.data, rdk, 8e-3);
+    compare(what, "dvalue", dv.data, rdv, 8e-3);
 }
 
 static const AttentionCase ATTENTION_CASES[] = {
@@ -249,8 +244,8 @@ static void group_norms(int batch, int pixels, int channels, int groups, bool si
     fill(weight, 0.5, 1);
     fill(bias, 0.5);
     double eps = 1e-5;
-    Buffer<int> settings(6);
-    int words[6] = {pixels, channels, groups, batch, silu, bits(eps)};
+    Buffer<int> settings(8);
+    int words[8] = {pixels, channels, groups, batch, silu, bits(eps), channels, channels};
     memcpy(settings.data, words, sizeof words);
     both_orders(
         what,
@@ -315,8 +310,8 @@ static void layer_norms(int rows, int width) {
     fill(weight, 0.5, 1);
     fill(bias, 0.5);
     double eps = 1e-5;
-    Buffer<int> settings(3);
-    int words[3] = {rows, width, bits(eps)};
+    Buffer<int> settings(5);
+    int words[5] = {rows, width, bits(eps), width, width};
     memcpy(settings.data, words, sizeof words);
     both_orders(
         what,
@@ -359,9 +354,11 @@ static void geglus(int rows, int width) {
     Buffer<u16> x((size_t)rows * width * 2), y((size_t)rows * width), dy((size_t)rows * width), dx((size_t)rows * width * 2);
     fill(x, 1.5);
     fill(dy, 1);
-    Buffer<int> settings(2);
+    Buffer<int> settings(4);
     settings[0] = rows;
     settings[1] = width;
+    settings[2] = 2 * width;
+    settings[3] = width;
     int blocks = (rows * width / 2 + 255) / 256;
     both_orders(
         what,

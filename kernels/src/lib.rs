@@ -12,6 +12,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+#[cfg(feature = "emulation")]
+pub mod emulation;
 pub mod plan;
 
 /// Widths of attention heads that there are kernels for: SD 1.x has 40, 80 and 160, SD 2.x and the text encoders 64.
@@ -94,9 +96,12 @@ pub fn attention(width: u32) -> Option<AttentionKernels> {
         let kernel = |entry, gradients: &str, of_key, of_value| {
             // At width 160 the sums of 16 rows of keys and values would take 160 registers: one after the other.
             let tile = if width > 80 { 32 } else { 64 };
+            // Two registers more than three blocks have would be used otherwise.
+            let three = (entry, width) == ("attention_backward_key", 64);
+            let blocks = if three { "#define BLOCKS 3\n" } else { "" };
             let defines = format!(
                 "#define HEAD_WIDTH {width}\n#define TILE {tile}\n#define OF_KEY {of_key}\n#define OF_VALUE {of_value}\n\
-                 #define WANT_{entry} 1\n"
+                 #define WANT_{entry} 1\n{blocks}"
             );
             Kernel::new(format!("{entry}{gradients}_{width}"), entry, 128, defines + PRELUDE + ATTENTION)
         };
@@ -117,7 +122,9 @@ pub fn attention(width: u32) -> Option<AttentionKernels> {
 /// Returns a kernel of one of the other sources by the name of its function.
 pub fn by_entry(entry: &str) -> Option<Kernel> {
     let (entry, text) = ENTRIES.iter().find(|(name, _)| *name == entry)?;
-    Some(Kernel::new((*entry).to_owned(), entry, THREADS as u32, [PRELUDE, text].concat()))
+    // Without it 8 to 13 registers more than four blocks have.
+    let defines = if *entry == "group_norm_backward_pieces" { "#define BLOCKS 4\n" } else { "" };
+    Some(Kernel::new((*entry).to_owned(), entry, THREADS as u32, [defines, PRELUDE, text].concat()))
 }
 
 const ENTRIES: [(&str, &str); 15] = [

@@ -28,7 +28,8 @@ pub struct Plan {
     pub launches: Vec<Launch>,
 }
 
-/// A buffer of a plan, contiguous, at a multiple of 16 bytes.
+/// A buffer of a plan, at a multiple of 16 bytes. Inputs in bf16 are rows with a stride (in elements) that the caller
+/// says, since CubeCL pads rows; all others are contiguous.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Buffer {
     /// What the operation calls it: `dquery`.
@@ -37,7 +38,7 @@ pub struct Buffer {
     pub role: Role,
     /// What an element is.
     pub kind: Kind,
-    /// Number of elements.
+    /// Number of elements, from the first to the last.
     pub count: u64,
 }
 
@@ -126,6 +127,12 @@ impl Plan {
         self.buffer(name, Role::Input, kind, count)
     }
 
+    /// An input of bf16 rows. `None` when rows of this stride cannot be read in pieces of `unit` elements.
+    fn rows(&mut self, name: &'static str, [rows, width]: [u64; 2], stride: u64, unit: u64) -> Option<Slot> {
+        let whole = stride >= width && stride.is_multiple_of(unit) && rows > 0;
+        whole.then(|| self.input(name, Kind::Bf16, (rows - 1) * stride + width))
+    }
+
     fn output(&mut self, name: &'static str, kind: Kind, count: u64) -> Slot {
         self.buffer(name, Role::Output, kind, count)
     }
@@ -188,16 +195,16 @@ mod tests {
     fn arguments_are_the_kernels_parameters() {
         let norm = LayerNormShape { rows: 130, width: 320, eps: 1e-5 };
         let mut plans = vec![
-            group_norm_forward(group_norm(320, 32)),
-            group_norm_backward(group_norm(320, 32)),
-            layer_norm_forward(norm),
-            layer_norm_backward(norm),
-            geglu_forward(77, 1280),
-            geglu_backward(77, 1280),
+            group_norm_forward(group_norm(320, 32), 512),
+            group_norm_backward(group_norm(320, 32), [320, 512]),
+            layer_norm_forward(norm, 320),
+            layer_norm_backward(norm, [512, 320]),
+            geglu_forward([77, 1280], 2560),
+            geglu_backward([77, 1280], [2560, 1536]),
         ];
         for width in crate::HEAD_WIDTHS {
-            plans.push(attention_forward(attention(width.into())));
-            plans.push(attention_backward(attention(width.into())));
+            plans.push(attention_forward(attention(width.into()), [512; 3]));
+            plans.push(attention_backward(attention(width.into()), [512; 4]));
         }
         for plan in plans {
             let plan = plan.expect("kernels cover these shapes");
@@ -224,8 +231,8 @@ mod tests {
     /// What is read was given or written before, and every output is written.
     #[test]
     fn nothing_is_read_before_it_is_written() {
-        let shapes = [group_norm_forward(group_norm(64, 32)), group_norm_backward(group_norm(64, 32))];
-        let others = [attention_forward(attention(40)), attention_backward(attention(160))];
+        let shapes = [group_norm_forward(group_norm(64, 32), 64), group_norm_backward(group_norm(64, 32), [64; 2])];
+        let others = [attention_forward(attention(40), [120; 3]), attention_backward(attention(160), [480; 4])];
         for plan in shapes.into_iter().chain(others).flatten() {
             let given = |buffer: &Buffer| matches!(buffer.role, Role::Input | Role::Settings(_));
             let mut filled: Vec<bool> = plan.buffers.iter().map(given).collect();
@@ -239,14 +246,18 @@ mod tests {
 
     #[test]
     fn shapes_without_a_kernel_have_no_plan() {
-        assert_eq!(attention_forward(attention(8)), None);
-        assert_eq!(attention_backward(attention(48)), None);
-        assert_eq!(attention_forward(AttentionShape { batch: 70_000, ..attention(40) }), None, "more than a grid has");
-        assert_eq!(attention_forward(AttentionShape { rows: 0, ..attention(40) }), None);
-        assert_eq!(group_norm_forward(group_norm(96, 32)), None, "three channels in a group");
-        assert_eq!(group_norm_backward(group_norm(5120, 32)), None, "more channels than the kernel keeps");
-        assert_eq!(layer_norm_forward(LayerNormShape { rows: 4, width: 33, eps: 1e-5 }), None);
-        assert_eq!(geglu_forward(4, 33), None);
-        assert_eq!(geglu_forward(1 << 40, 2), None, "a size that is no word");
+        let forward = |shape| attention_forward(shape, [512; 3]);
+        assert_eq!(forward(attention(8)), None);
+        assert_eq!(attention_backward(attention(48), [512; 4]), None);
+        assert_eq!(forward(AttentionShape { batch: 70_000, ..attention(40) }), None, "more than a grid has");
+        assert_eq!(forward(AttentionShape { rows: 0, ..attention(40) }), None);
+        assert_eq!(attention_forward(attention(40), [512, 124, 512]), None, "rows not at multiples of 16 bytes");
+        assert_eq!(attention_forward(attention(40), [64; 3]), None, "rows that overlap");
+        assert_eq!(group_norm_forward(group_norm(96, 32), 96), None, "three channels in a group");
+        assert_eq!(group_norm_backward(group_norm(5120, 32), [5120; 2]), None, "more channels than the kernel keeps");
+        assert_eq!(layer_norm_forward(LayerNormShape { rows: 4, width: 33, eps: 1e-5 }, 34), None);
+        assert_eq!(layer_norm_forward(LayerNormShape { rows: 4, width: 32, eps: 1e-5 }, 33), None);
+        assert_eq!(geglu_forward([4, 33], 66), None);
+        assert_eq!(geglu_forward([1 << 40, 2], 4), None, "a size that is no word");
     }
 }

@@ -19,6 +19,8 @@ mod compute;
 mod config;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(feature = "emulation")]
+pub mod emulation;
 mod files;
 pub mod flat;
 pub mod init;

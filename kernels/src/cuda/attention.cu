@@ -5,9 +5,10 @@
 // each row's sum. No sum is taken by atomics: the gradient of the queries and that of keys and values are kernels of
 // their own, which costs 7 products of matrices instead of 5 and gives the same bits every time.
 //
-// query, result: [batch, rows, heads, HEAD_WIDTH], key, value: [batch, keys, heads, HEAD_WIDTH], all bf16, with a stride
-// of their own from row to row, so that they may be parts of one product's result; log_sums, means: [batch, heads, rows]
-// in f32. Rows begin at multiples of 16 bytes.
+// query, result: [batch, rows, heads, HEAD_WIDTH], key, value: [batch, keys, heads, HEAD_WIDTH], all bf16; what comes from
+// elsewhere (query, key, value, gradient) has a stride of its own from row to row, so that it may be padded or a part of
+// one product's result; what is made here is contiguous. log_sums, means: [batch, heads, rows] in f32. Rows begin at
+// multiples of 16 bytes.
 //
 // Defined from outside: HEAD_WIDTH (a multiple of 8), TILE (streamed rows at a time, a multiple of 16), OF_KEY and
 // OF_VALUE (which gradients attention_backward_key computes: both at once do not fit the registers at width 160), and
@@ -27,8 +28,11 @@ struct Shape {
     int heads, rows, keys;
     bool causal;
     float scale;
-    int query_stride, key_stride, value_stride; // in elements; gradients have the strides of what they are of
+    int query_stride, key_stride, value_stride, gradient_stride; // in elements
 };
+
+// From row to row of what is made here.
+DEVICE int stride_of(const Shape &shape) { return shape.heads * HEAD_WIDTH; }
 
 DEVICE Shape shape_of(const int *settings) {
     Shape shape;
@@ -40,6 +44,7 @@ DEVICE Shape shape_of(const int *settings) {
     shape.query_stride = settings[5];
     shape.key_stride = settings[6];
     shape.value_stride = settings[7];
+    shape.gradient_stride = settings[8];
     return shape;
 }
 
@@ -201,8 +206,7 @@ attention_forward(const u16 *query, const u16 *key, const u16 *value, u16 *resul
             log_sums[sums_of(shape) + row] = largest[half] * LN_2 + log_natural(total[half]);
         }
     }
-    int result_stride = shape.heads * HEAD_WIDTH;
-    store(result + head_of(shape.rows, result_stride), sums, inverse, first + warp() * 16, shape.rows, result_stride);
+    store(result + head_of(shape.rows, stride_of(shape)), sums, inverse, first + warp() * 16, shape.rows, stride_of(shape));
 }
 #endif
 
@@ -211,14 +215,15 @@ attention_forward(const u16 *query, const u16 *key, const u16 *value, u16 *resul
 KERNEL(THREADS)
 attention_means(const u16 *result, const u16 *gradient, float *means, const int *settings) {
     Shape shape = shape_of(settings);
-    int stride = shape.heads * HEAD_WIDTH;
+    result += head_of(shape.rows, stride_of(shape));
+    gradient += head_of(shape.rows, shape.gradient_stride);
     ROLLED for (int i = 0; i < 16; i++) {
         int row = block_x() * OWN + warp() * 16 + i;
         if (row >= shape.rows) return;
-        size_t at = head_of(shape.rows, stride) + (size_t)row * stride;
+        const u16 *own = result + (size_t)row * stride_of(shape), *other = gradient + (size_t)row * shape.gradient_stride;
         float sum = 0;
         for (int column = lane() * 2; column < HEAD_WIDTH; column += 64) {
-            u32 a = *(const u32 *)(result + at + column), b = *(const u32 *)(gradient + at + column);
+            u32 a = *(const u32 *)(own + column), b = *(const u32 *)(other + column);
             sum += low_of(a) * low_of(b) + high_of(a) * high_of(b);
         }
         UNROLL for (int lanes = 16; lanes > 0; lanes /= 2) sum += shuffle_xor(sum, lanes);
@@ -234,17 +239,16 @@ attention_backward_query(const u16 *query, const u16 *key, const u16 *value, con
                          const float *log_sums, const float *means, u16 *dquery, const int *settings) {
     SHARED(u16, tiles, 4 * TILE * STRIDE);
     Shape shape = shape_of(settings);
-    int result_stride = shape.heads * HEAD_WIDTH;
     query += head_of(shape.rows, shape.query_stride);
     key += head_of(shape.keys, shape.key_stride);
     value += head_of(shape.keys, shape.value_stride);
-    gradient += head_of(shape.rows, result_stride);
+    gradient += head_of(shape.rows, shape.gradient_stride);
     int first = block_x() * OWN;
     int own_row = first + warp() * 16 + lane() / 4;
 
     zero_padding(tiles, 4 * TILE);
     load_tile(tiles, query, OWN, first, shape.rows, shape.query_stride);
-    load_tile(tiles + OWN * STRIDE, gradient, OWN, first, shape.rows, result_stride);
+    load_tile(tiles + OWN * STRIDE, gradient, OWN, first, shape.rows, shape.gradient_stride);
     copies_end_group();
     copies_wait<0>();
     sync_block();
@@ -292,8 +296,7 @@ attention_backward_query(const u16 *query, const u16 *key, const u16 *value, con
         sync_block();
     }
     float scales[2] = {shape.scale, shape.scale};
-    store(dquery + head_of(shape.rows, shape.query_stride), sums, scales, first + warp() * 16, shape.rows,
-          shape.query_stride);
+    store(dquery + head_of(shape.rows, stride_of(shape)), sums, scales, first + warp() * 16, shape.rows, stride_of(shape));
 }
 #endif
 
@@ -305,11 +308,10 @@ attention_backward_key(const u16 *query, const u16 *key, const u16 *value, const
     SHARED(u16, tiles, 4 * TILE * STRIDE); // two stages of queries and gradients
     SHARED(float, row_sums, 4 * TILE);     // two stages of log_sums and means
     Shape shape = shape_of(settings);
-    int result_stride = shape.heads * HEAD_WIDTH;
     query += head_of(shape.rows, shape.query_stride);
     key += head_of(shape.keys, shape.key_stride);
     value += head_of(shape.keys, shape.value_stride);
-    gradient += head_of(shape.rows, result_stride);
+    gradient += head_of(shape.rows, shape.gradient_stride);
     log_sums += sums_of(shape);
     means += sums_of(shape);
     int first = block_x() * OWN;
@@ -335,7 +337,7 @@ attention_backward_key(const u16 *query, const u16 *key, const u16 *value, const
     auto load = [&](int t) {
         u16 *stage = tiles + t % 2 * 2 * TILE * STRIDE;
         load_tile(stage, query, TILE, t * TILE, shape.rows, shape.query_stride);
-        load_tile(stage + TILE * STRIDE, gradient, TILE, t * TILE, shape.rows, result_stride);
+        load_tile(stage + TILE * STRIDE, gradient, TILE, t * TILE, shape.rows, shape.gradient_stride);
         for (int i = thread_index(); i < TILE; i += THREADS) {
             int row = t * TILE + i;
             row_sums[t % 2 * 2 * TILE + i] = row < shape.rows ? log_sums[row] * LOG2_E : 0;
@@ -375,9 +377,8 @@ attention_backward_key(const u16 *query, const u16 *key, const u16 *value, const
     float scales[2] = {shape.scale, shape.scale}, ones[2] = {1, 1};
     int own_first = first + warp() * 16;
     if (OF_KEY)
-        store(dkey + head_of(shape.keys, shape.key_stride), key_sums, scales, own_first, shape.keys, shape.key_stride);
+        store(dkey + head_of(shape.keys, stride_of(shape)), key_sums, scales, own_first, shape.keys, stride_of(shape));
     if (OF_VALUE)
-        store(dvalue + head_of(shape.keys, shape.value_stride), value_sums, ones, own_first, shape.keys,
-              shape.value_stride);
+        store(dvalue + head_of(shape.keys, stride_of(shape)), value_sums, ones, own_first, shape.keys, stride_of(shape));
 }
 #endif

@@ -1,6 +1,7 @@
 // GEGLU (arXiv:2002.05202): the first half of the channels times the GELU of the second, with the exact error function.
 //
-// x, dx: [rows, 2 · width], y, dy: [rows, width], bf16; width even. settings: rows, width. One thread per pair of
+// x, dx: [rows, 2 · width], y, dy: [rows, width], bf16; width even; x and dy with a stride of their own
+// from row to row. settings: rows, width, x_stride, dy_stride. One thread per pair of
 // channels. Grid: (rows · width / 2 / THREADS rounded up).
 
 #define THREADS 256
@@ -16,7 +17,7 @@ KERNEL(THREADS)
 geglu_forward(const u16 *x, u16 *y, const int *settings) {
     size_t width = settings[1], i = ((size_t)block_x() * THREADS + thread_index()) * 2;
     if (i >= settings[0] * width) return;
-    const u16 *own = x + i / width * 2 * width + i % width;
+    const u16 *own = x + i / width * settings[2] + i % width;
     u32 hidden = *(const u32 *)own, gate = *(const u32 *)(own + width);
     float a, b, slope;
     gelu(low_of(gate), &a, &slope);
@@ -28,8 +29,10 @@ KERNEL(THREADS)
 geglu_backward(const u16 *x, const u16 *dy, u16 *dx, const int *settings) {
     size_t width = settings[1], i = ((size_t)block_x() * THREADS + thread_index()) * 2;
     if (i >= settings[0] * width) return;
-    size_t at = i / width * 2 * width + i % width;
-    u32 hidden = *(const u32 *)(x + at), gate = *(const u32 *)(x + at + width), gradient = *(const u32 *)(dy + i);
+    size_t row = i / width, column = i % width, at = row * 2 * width + column;
+    const u16 *own = x + row * settings[2] + column;
+    u32 hidden = *(const u32 *)own, gate = *(const u32 *)(own + width);
+    u32 gradient = *(const u32 *)(dy + row * settings[3] + column);
     float a, b, slope_a, slope_b;
     gelu(low_of(gate), &a, &slope_a);
     gelu(high_of(gate), &b, &slope_b);

@@ -1,8 +1,8 @@
 // Group norm over pixels as rows, with SiLU after it where that follows; statistics in f32, no atomics.
 //
-// x, y, dx, dy: [batch, pixels, channels] in bf16; weight, bias: [channels] in f32. A pixel's channels are read in pairs,
-// so a group has an even number of them, and there are at most MAX_CHANNELS. Sums are taken over fixed pieces of PIXELS
-// pixels, then over the pieces, in one order.
+// x, y, dx, dy: [batch, pixels, channels] in bf16, x and dy with a stride of their own from pixel to pixel; weight, bias:
+// [channels] in f32. A pixel's channels are read in pairs, so a group has an even number of them, and there are at most
+// MAX_CHANNELS. Sums are taken over fixed pieces of PIXELS pixels, then over the pieces, in one order.
 //
 // Forward: group_norm_pieces, group_norm_statistics, group_norm_apply. Backward: group_norm_backward_pieces,
 // group_norm_backward_sums, group_norm_backward_apply, group_norm_backward_weights.
@@ -15,6 +15,7 @@ struct Shape {
     int pixels, channels, groups, batch;
     bool silu;
     float eps;
+    int x_stride, dy_stride; // in elements, even; a sample's elements are counted by an int
 };
 
 DEVICE Shape shape_of(const int *settings) {
@@ -25,6 +26,8 @@ DEVICE Shape shape_of(const int *settings) {
     shape.batch = settings[3];
     shape.silu = settings[4] != 0;
     shape.eps = float_of_bits(settings[5]);
+    shape.x_stride = settings[6];
+    shape.dy_stride = settings[7];
     return shape;
 }
 
@@ -73,13 +76,13 @@ template <class Each> DEVICE void sum_piece(float *sums, const Shape &shape, Eac
     sync_block();
 }
 
-DEVICE size_t pixel_at(const Shape &shape, int pixel) {
-    return ((size_t)block_y() * shape.pixels + pixel) * shape.channels;
-}
+// Where the block's sample begins in what has this stride.
+DEVICE size_t sample_at(const Shape &shape, int stride) { return (size_t)block_y() * shape.pixels * stride; }
 
-// Sums are taken of x − shift, where shift is the group's first value: the variance then loses no digits to the mean.
+// Sums are taken of x − shift, where shift is the group's first value in the sample: the variance then loses no digits to
+// the mean.
 DEVICE float shift_of(const u16 *x, const Shape &shape, int group) {
-    return from_bf16(x[pixel_at(shape, 0) + group * (shape.channels / shape.groups)]);
+    return from_bf16(x[group * (shape.channels / shape.groups)]);
 }
 
 // pieces: [batch, pieces, groups, 2]: Σ(x − shift), Σ(x − shift)². Grid: (pieces, batch).
@@ -87,10 +90,11 @@ KERNEL(THREADS)
 group_norm_pieces(const u16 *x, float *pieces, const int *settings) {
     SHARED(float, sums, 2 * MAX_CHANNELS);
     Shape shape = shape_of(settings);
+    x += sample_at(shape, shape.x_stride);
     int width = shape.channels / shape.groups;
     sum_piece(sums, shape, [&](int pixel, int pair, float *own) {
         float shift = shift_of(x, shape, 2 * pair / width);
-        u32 both = *(const u32 *)(x + pixel_at(shape, pixel) + 2 * pair);
+        u32 both = *(const u32 *)(x + pixel * shape.x_stride + 2 * pair);
         float a = low_of(both) - shift, b = high_of(both) - shift;
         own[0] += a;
         own[1] += b;
@@ -113,6 +117,7 @@ group_norm_pieces(const u16 *x, float *pieces, const int *settings) {
 KERNEL(THREADS)
 group_norm_statistics(const u16 *x, const float *pieces, float *statistics, const int *settings) {
     Shape shape = shape_of(settings);
+    x += sample_at(shape, shape.x_stride);
     int group = block_x() * (THREADS / 32) + thread_index() / 32, lane = thread_index() % 32;
     if (group >= shape.groups) return;
     float plain = 0, squares = 0;
@@ -146,12 +151,12 @@ DEVICE void scale_and_shift(float *sums, const Shape &shape, const float *weight
     sync_block();
 }
 
-// Calls each(channel, offset) for all pairs of channels of a piece, in the order of memory.
+// Calls each(pixel, channel) for all pairs of channels of a piece, in the order of memory.
 template <class Each> DEVICE void for_piece(const Shape &shape, Each each) {
     int first = block_x() * PIXELS, end = first + PIXELS < shape.pixels ? first + PIXELS : shape.pixels;
     int count = (end - first) * (shape.channels / 2);
     for (int i = thread_index(); i < count; i += THREADS) {
-        each(i % (shape.channels / 2) * 2, pixel_at(shape, first) + (size_t)i * 2);
+        each(first + i / (shape.channels / 2), i % (shape.channels / 2) * 2);
     }
 }
 
@@ -161,16 +166,18 @@ group_norm_apply(const u16 *x, const float *weight, const float *bias, const flo
                  const int *settings) {
     SHARED(float, factors, 2 * MAX_CHANNELS);
     Shape shape = shape_of(settings);
+    x += sample_at(shape, shape.x_stride);
+    y += sample_at(shape, shape.channels);
     scale_and_shift(factors, shape, weight, bias, statistics);
-    for_piece(shape, [&](int channel, size_t at) {
-        u32 both = *(const u32 *)(x + at);
+    for_piece(shape, [&](int pixel, int channel) {
+        u32 both = *(const u32 *)(x + pixel * shape.x_stride + channel);
         float a = low_of(both) * factors[channel] + factors[MAX_CHANNELS + channel];
         float b = high_of(both) * factors[channel + 1] + factors[MAX_CHANNELS + channel + 1];
         if (shape.silu) {
             a *= sigmoid(a);
             b *= sigmoid(b);
         }
-        *(u32 *)(y + at) = pack_bf16(a, b);
+        *(u32 *)(y + pixel * shape.channels + channel) = pack_bf16(a, b);
     });
 }
 
@@ -187,12 +194,14 @@ group_norm_backward_pieces(const u16 *x, const float *weight, const float *bias,
                            const u16 *dy, float *pieces, const int *settings) {
     SHARED(float, sums, 2 * MAX_CHANNELS);
     Shape shape = shape_of(settings);
+    x += sample_at(shape, shape.x_stride);
+    dy += sample_at(shape, shape.dy_stride);
     int width = shape.channels / shape.groups;
     sum_piece(sums, shape, [&](int pixel, int pair, float *own) {
         int channel = 2 * pair;
         const float *group = statistics + ((size_t)block_y() * shape.groups + channel / width) * 2;
-        size_t at = pixel_at(shape, pixel) + channel;
-        u32 xs = *(const u32 *)(x + at), dys = *(const u32 *)(dy + at);
+        u32 xs = *(const u32 *)(x + pixel * shape.x_stride + channel);
+        u32 dys = *(const u32 *)(dy + pixel * shape.dy_stride + channel);
         float a = (low_of(xs) - group[0]) * group[1], b = (high_of(xs) - group[0]) * group[1];
         float da = before_silu(a * weight[channel] + bias[channel], low_of(dys), shape.silu);
         float db = before_silu(b * weight[channel + 1] + bias[channel + 1], high_of(dys), shape.silu);
@@ -251,17 +260,21 @@ KERNEL(THREADS)
 group_norm_backward_apply(const u16 *x, const float *weight, const float *bias, const float *statistics,
                           const float *means, const u16 *dy, u16 *dx, const int *settings) {
     Shape shape = shape_of(settings);
+    x += sample_at(shape, shape.x_stride);
+    dy += sample_at(shape, shape.dy_stride);
+    dx += sample_at(shape, shape.channels);
     int width = shape.channels / shape.groups;
-    for_piece(shape, [&](int channel, size_t at) {
+    for_piece(shape, [&](int pixel, int channel) {
         size_t group = ((size_t)block_y() * shape.groups + channel / width) * 2;
         const float *own = statistics + group, *mean = means + group;
-        u32 xs = *(const u32 *)(x + at), dys = *(const u32 *)(dy + at);
+        u32 xs = *(const u32 *)(x + pixel * shape.x_stride + channel);
+        u32 dys = *(const u32 *)(dy + pixel * shape.dy_stride + channel);
         float a = (low_of(xs) - own[0]) * own[1], b = (high_of(xs) - own[0]) * own[1];
         float da = before_silu(a * weight[channel] + bias[channel], low_of(dys), shape.silu);
         float db = before_silu(b * weight[channel + 1] + bias[channel + 1], high_of(dys), shape.silu);
         da = own[1] * (weight[channel] * da - mean[0] - a * mean[1]);
         db = own[1] * (weight[channel + 1] * db - mean[0] - b * mean[1]);
-        *(u32 *)(dx + at) = pack_bf16(da, db);
+        *(u32 *)(dx + pixel * shape.channels + channel) = pack_bf16(da, db);
     });
 }
 

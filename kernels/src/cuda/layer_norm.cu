@@ -1,6 +1,6 @@
 // Layer norm over the last dimension, a warp per row; statistics in f32, no atomics.
 //
-// x, y, dx, dy: [rows, width] in bf16, width even; weight, bias: [width] in f32; statistics: [rows, 2]: mean and
+// x, y, dx, dy: [rows, width] in bf16, width even, x and dy with a stride of their own from row to row; weight, bias: [width] in f32; statistics: [rows, 2]: mean and
 // 1/deviation. Backward: layer_norm_backward, then layer_norm_backward_weights adds up its pieces in order.
 
 #define THREADS 256
@@ -11,6 +11,7 @@
 struct Shape {
     int rows, width;
     float eps;
+    int x_stride, dy_stride; // in elements, even
 };
 
 DEVICE Shape shape_of(const int *settings) {
@@ -18,6 +19,8 @@ DEVICE Shape shape_of(const int *settings) {
     shape.rows = settings[0];
     shape.width = settings[1];
     shape.eps = float_of_bits(settings[2]);
+    shape.x_stride = settings[3];
+    shape.dy_stride = settings[4];
     return shape;
 }
 
@@ -33,7 +36,7 @@ layer_norm_forward(const u16 *x, const float *weight, const float *bias, u16 *y,
     Shape shape = shape_of(settings);
     int row = block_x() * WARPS + thread_index() / 32, lane = thread_index() % 32;
     if (row >= shape.rows) return;
-    const u16 *own = x + (size_t)row * shape.width;
+    const u16 *own = x + (size_t)row * shape.x_stride;
     float sum = 0, squares = 0;
     for (int i = 2 * lane; i < shape.width; i += 64) {
         u32 both = *(const u32 *)(own + i);
@@ -67,11 +70,11 @@ layer_norm_backward(const u16 *x, const float *weight, const float *statistics, 
     int lane = thread_index() % 32, first = block_x() * ROWS;
     int end = first + ROWS < shape.rows ? first + ROWS : shape.rows;
     for (int row = first + thread_index() / 32; row < end; row += WARPS) {
-        size_t at = (size_t)row * shape.width;
+        const u16 *own_x = x + (size_t)row * shape.x_stride, *own_dy = dy + (size_t)row * shape.dy_stride;
         float mean = statistics[2 * (size_t)row], inverse = statistics[2 * (size_t)row + 1];
         float plain = 0, normal = 0;
         for (int i = 2 * lane; i < shape.width; i += 64) {
-            u32 xs = *(const u32 *)(x + at + i), dys = *(const u32 *)(dy + at + i);
+            u32 xs = *(const u32 *)(own_x + i), dys = *(const u32 *)(own_dy + i);
             float da = low_of(dys) * weight[i], db = high_of(dys) * weight[i + 1];
             plain += da + db;
             normal += (da * (low_of(xs) - mean) + db * (high_of(xs) - mean)) * inverse;
@@ -79,20 +82,20 @@ layer_norm_backward(const u16 *x, const float *weight, const float *statistics, 
         plain = sum_of_warp(plain) / shape.width;
         normal = sum_of_warp(normal) / shape.width;
         for (int i = 2 * lane; i < shape.width; i += 64) {
-            u32 xs = *(const u32 *)(x + at + i), dys = *(const u32 *)(dy + at + i);
+            u32 xs = *(const u32 *)(own_x + i), dys = *(const u32 *)(own_dy + i);
             float a = (low_of(xs) - mean) * inverse, b = (high_of(xs) - mean) * inverse;
             float da = inverse * (low_of(dys) * weight[i] - plain - a * normal);
             float db = inverse * (high_of(dys) * weight[i + 1] - plain - b * normal);
-            *(u32 *)(dx + at + i) = pack_bf16(da, db);
+            *(u32 *)(dx + (size_t)row * shape.width + i) = pack_bf16(da, db);
         }
     }
     // The rows are in the cache now; each thread adds up columns of its own, row by row.
     for (int i = 2 * thread_index(); i < shape.width; i += 2 * THREADS) {
         float weights[2] = {0, 0}, biases[2] = {0, 0};
         for (int row = first; row < end; row++) {
-            size_t at = (size_t)row * shape.width + i;
             float mean = statistics[2 * (size_t)row], inverse = statistics[2 * (size_t)row + 1];
-            u32 xs = *(const u32 *)(x + at), dys = *(const u32 *)(dy + at);
+            u32 xs = *(const u32 *)(x + (size_t)row * shape.x_stride + i);
+            u32 dys = *(const u32 *)(dy + (size_t)row * shape.dy_stride + i);
             weights[0] += low_of(dys) * ((low_of(xs) - mean) * inverse);
             weights[1] += high_of(dys) * ((high_of(xs) - mean) * inverse);
             biases[0] += low_of(dys);

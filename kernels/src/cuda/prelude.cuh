@@ -7,7 +7,11 @@ typedef unsigned short u16; // the bits of a bf16
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
+#ifdef BLOCKS // that shall fit on a multiprocessor: registers are held down to it
+#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, BLOCKS)
+#else
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+#endif
 #define DEVICE __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
 #define ROLLED _Pragma("unroll 1")

@@ -38,41 +38,52 @@ impl AttentionShape {
         [rows.div_ceil(u64::from(ATTENTION_ROWS)), self.heads, self.batch]
     }
 
-    fn settings(&self, plan: &mut Plan) -> Option<Slot> {
+    /// `strides`: of query, key, value and, in the backward pass, the gradient.
+    fn settings(&self, plan: &mut Plan, strides: &[u64]) -> Option<Slot> {
         let scale = (self.width as f32).powf(-0.5);
-        let stride = word(self.heads * self.width)?;
-        let causal = u32::from(self.causal);
-        let [heads, rows, keys] = [word(self.heads)?, word(self.rows)?, word(self.keys)?];
-        Some(plan.settings(&[heads, rows, keys, causal, scale.to_bits(), stride, stride, stride]))
+        let sizes = [word(self.heads)?, word(self.rows)?, word(self.keys)?, u32::from(self.causal), scale.to_bits()];
+        let strides = strides.iter().map(|stride| word(*stride)).collect::<Option<Vec<_>>>()?;
+        Some(plan.settings(&[&sizes[..], &strides].concat()))
+    }
+
+    /// Query, key and value. Their rows are read 16 bytes at a time.
+    fn inputs(&self, plan: &mut Plan, strides: [u64; 3]) -> Option<[Slot; 3]> {
+        let channels = self.heads * self.width;
+        let (rows, keys) = ([self.batch * self.rows, channels], [self.batch * self.keys, channels]);
+        Some([
+            plan.rows("query", rows, strides[0], 8)?,
+            plan.rows("key", keys, strides[1], 8)?,
+            plan.rows("value", keys, strides[2], 8)?,
+        ])
     }
 }
 
-/// `query`, `key`, `value` → `result`, `log_sums`.
-pub fn attention_forward(shape: AttentionShape) -> Option<Plan> {
+/// `query`, `key`, `value`, with their strides → `result`, `log_sums` (`[batch, heads, rows]`).
+pub fn attention_forward(shape: AttentionShape, strides: [u64; 3]) -> Option<Plan> {
     let mut plan = Plan::new();
-    let query = plan.input("query", Kind::Bf16, shape.queries());
-    let [key, value] = ["key", "value"].map(|name| plan.input(name, Kind::Bf16, shape.values()));
+    let [query, key, value] = shape.inputs(&mut plan, strides)?;
     let result = plan.output("result", Kind::Bf16, shape.queries());
     let log_sums = plan.output("log_sums", Kind::F32, shape.sums());
-    let settings = shape.settings(&mut plan)?;
+    let settings = shape.settings(&mut plan, &[&strides[..], &[0]].concat())?;
     let arguments = [query.read(), key.read(), value.read(), result.write(), log_sums.write(), settings.read()];
     plan.launch(&format!("attention_forward_{}", shape.width), shape.grid(shape.rows), &arguments)?;
     Some(plan)
 }
 
-/// `query`, `key`, `value`, `result`, `log_sums`, `gradient` → `dquery`, `dkey`, `dvalue`.
-pub fn attention_backward(shape: AttentionShape) -> Option<Plan> {
-    let width = shape.width;
+/// `query`, `key`, `value`, `gradient` (of the result), with their strides, `result`, `log_sums` → `dquery`, `dkey`,
+/// `dvalue`.
+pub fn attention_backward(shape: AttentionShape, strides: [u64; 4]) -> Option<Plan> {
+    let AttentionShape { width, heads, .. } = shape;
     let mut plan = Plan::new();
-    let query = plan.input("query", Kind::Bf16, shape.queries());
-    let [key, value] = ["key", "value"].map(|name| plan.input(name, Kind::Bf16, shape.values()));
+    let [of_query, of_key, of_value, of_gradient] = strides;
+    let [query, key, value] = shape.inputs(&mut plan, [of_query, of_key, of_value])?;
+    let gradient = plan.rows("gradient", [shape.batch * shape.rows, heads * width], of_gradient, 8)?;
     let result = plan.input("result", Kind::Bf16, shape.queries());
     let log_sums = plan.input("log_sums", Kind::F32, shape.sums());
-    let gradient = plan.input("gradient", Kind::Bf16, shape.queries());
     let dquery = plan.output("dquery", Kind::Bf16, shape.queries());
     let [dkey, dvalue] = ["dkey", "dvalue"].map(|name| plan.output(name, Kind::Bf16, shape.values()));
     let means = plan.temporary("means", Kind::F32, shape.sums());
-    let settings = shape.settings(&mut plan)?;
+    let settings = shape.settings(&mut plan, &strides)?;
 
     let rows = shape.grid(shape.rows);
     let arguments = [result.read(), gradient.read(), means.write(), settings.read()];

@@ -37,25 +37,31 @@ impl GroupNormShape {
             && (1..=u64::from(GROUP_NORM_MAX_CHANNELS)).contains(&channels)
     }
 
-    fn settings(&self, plan: &mut Plan) -> Option<Slot> {
+    fn rows(&self) -> [u64; 2] {
+        [self.batch * self.pixels, self.channels]
+    }
+
+    fn settings(&self, plan: &mut Plan, [x, dy]: [u64; 2]) -> Option<Slot> {
         let sizes = [word(self.pixels)?, word(self.channels)?, word(self.groups)?, word(self.batch)?];
-        Some(plan.settings(&[&sizes[..], &[u32::from(self.silu), self.eps.to_bits()]].concat()))
+        word(self.pixels.checked_mul(x.max(dy).max(self.channels))?)?;
+        let others = [u32::from(self.silu), self.eps.to_bits(), word(x)?, word(dy)?];
+        Some(plan.settings(&[sizes, others].concat()))
     }
 }
 
-/// `x`, `weight`, `bias` → `y`, `statistics` (`[batch, groups, 2]`: mean and 1/deviation).
-pub fn group_norm_forward(shape: GroupNormShape) -> Option<Plan> {
+/// `x` with its stride, `weight`, `bias` → `y`, `statistics` (`[batch, groups, 2]`: mean and 1/deviation).
+pub fn group_norm_forward(shape: GroupNormShape, stride: u64) -> Option<Plan> {
     let GroupNormShape { batch, channels, groups, .. } = shape;
     if !shape.covered() {
         return None;
     }
     let mut plan = Plan::new();
-    let x = plan.input("x", Kind::Bf16, shape.values());
+    let x = plan.rows("x", shape.rows(), stride, 2)?;
     let [weight, bias] = ["weight", "bias"].map(|name| plan.input(name, Kind::F32, channels));
     let y = plan.output("y", Kind::Bf16, shape.values());
     let statistics = plan.output("statistics", Kind::F32, batch * groups * 2);
     let pieces = plan.temporary("pieces", Kind::F32, batch * shape.pieces() * groups * 2);
-    let settings = shape.settings(&mut plan)?;
+    let settings = shape.settings(&mut plan, [stride, 0])?;
 
     let by_piece = [shape.pieces(), batch, 1];
     plan.launch("group_norm_pieces", by_piece, &[x.read(), pieces.write(), settings.read()])?;
@@ -66,23 +72,23 @@ pub fn group_norm_forward(shape: GroupNormShape) -> Option<Plan> {
     Some(plan)
 }
 
-/// `x`, `weight`, `bias`, `statistics`, `dy` → `dx`, `dweight`, `dbias`.
-pub fn group_norm_backward(shape: GroupNormShape) -> Option<Plan> {
+/// `x`, `dy`, with their strides, `weight`, `bias`, `statistics` → `dx`, `dweight`, `dbias`.
+pub fn group_norm_backward(shape: GroupNormShape, strides: [u64; 2]) -> Option<Plan> {
     let GroupNormShape { batch, channels, groups, .. } = shape;
     if !shape.covered() {
         return None;
     }
     let mut plan = Plan::new();
-    let x = plan.input("x", Kind::Bf16, shape.values());
+    let x = plan.rows("x", shape.rows(), strides[0], 2)?;
+    let dy = plan.rows("dy", shape.rows(), strides[1], 2)?;
     let [weight, bias] = ["weight", "bias"].map(|name| plan.input(name, Kind::F32, channels));
     let statistics = plan.input("statistics", Kind::F32, batch * groups * 2);
-    let dy = plan.input("dy", Kind::Bf16, shape.values());
     let dx = plan.output("dx", Kind::Bf16, shape.values());
     let [dweight, dbias] = ["dweight", "dbias"].map(|name| plan.output(name, Kind::F32, channels));
     let pieces = plan.temporary("pieces", Kind::F32, batch * shape.pieces() * channels * 2);
     let sums = plan.temporary("sums", Kind::F32, batch * channels * 2);
     let means = plan.temporary("means", Kind::F32, batch * groups * 2);
-    let settings = shape.settings(&mut plan)?;
+    let settings = shape.settings(&mut plan, strides)?;
 
     let by_piece = [shape.pieces(), batch, 1];
     let inputs = [x, weight, bias, statistics].map(Slot::read);

@@ -28,6 +28,10 @@ pub(crate) fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, shap
     if on_host(&plain(&query)) {
         return on_slices(query, key, value, shape);
     }
+    #[cfg(any(feature = "cuda", feature = "emulation"))]
+    if let Some(y) = super::on_device::attention(&query, &key, &value, shape) {
+        return y;
+    }
     generic(query, key, value, shape)
 }
 

@@ -7,6 +7,10 @@ use burn::tensor::{Tensor, activation};
 
 /// `[batch, rows, 2 * width]` → `[batch, rows, width]`
 pub(crate) fn geglu(x: Tensor<3>) -> Tensor<3> {
+    #[cfg(any(feature = "cuda", feature = "emulation"))]
+    if let Some(y) = super::on_device::geglu(&x) {
+        return y;
+    }
     let plain_x = plain(&x);
     if !on_host(&plain_x) {
         return generic(x);

@@ -19,6 +19,10 @@ pub(crate) struct GroupNormShape {
 ///
 /// `x`: `[batch, pixels, channels]`; `weight`, `bias`: `[channels]` → the shape of `x`
 pub(crate) fn group_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, shape: GroupNormShape) -> Tensor<3> {
+    #[cfg(any(feature = "cuda", feature = "emulation"))]
+    if let Some(y) = super::on_device::group_norm(&x, &weight, &bias, shape) {
+        return y;
+    }
     let (plain_x, w, b) = (plain(&x), plain(&weight), plain(&bias));
     if !on_host(&plain_x) {
         return generic(x, weight, bias, shape);

@@ -10,6 +10,10 @@ use burn::tensor::{DType, Tensor};
 ///
 /// `x`: `[batch, rows, width]`; `weight`, `bias`: `[width]` → the shape of `x`
 pub(crate) fn layer_norm(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<3> {
+    #[cfg(any(feature = "cuda", feature = "emulation"))]
+    if let Some(y) = super::on_device::layer_norm(&x, &weight, &bias, eps) {
+        return y;
+    }
     let (plain_x, w, b) = (plain(&x), plain(&weight), plain(&bias));
     if !on_host(&plain_x) {
         return generic(x, weight, bias, eps);

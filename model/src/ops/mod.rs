@@ -5,7 +5,8 @@
 //! permutation, and norms read memory in order.
 //!
 //! Every operation is a forward and a backward function on plain tensors, joined by [`record::record`]. On the CPU
-//! in f32 they are [`crate::kernels`], loops over slices; elsewhere they are built from burn's operations.
+//! in f32 they are [`crate::kernels`], loops over slices; in bf16 on a GPU those that have kernels of their own use
+//! them (`on_device`); elsewhere they are built from burn's operations.
 
 mod attention;
 mod conv;
@@ -15,6 +16,8 @@ mod geglu;
 mod group_norm;
 mod layer_norm;
 mod linear;
+#[cfg(any(feature = "cuda", feature = "emulation"))]
+mod on_device;
 mod record;
 mod upsample;
 
@@ -26,4 +29,6 @@ pub(crate) use geglu::geglu;
 pub(crate) use group_norm::{GroupNormShape, group_norm};
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear::linear;
+#[cfg(feature = "emulation")]
+pub use on_device::with_kernels;
 pub(crate) use upsample::upsample;

@@ -3,6 +3,8 @@
 //! This is PyTorch's `autograd.Function` for burn: the rule is a closure over plain tensors and whatever else the
 //! forward pass saved. Only this file knows burn's backends.
 
+#[cfg(feature = "cuda")]
+use burn::backend::Cube;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -14,7 +16,16 @@ use std::fmt;
 use std::sync::Arc;
 
 /// A tensor of any rank.
+#[derive(Clone)]
 pub(crate) struct Any(DispatchTensor);
+
+#[cfg(any(feature = "cuda", feature = "emulation"))]
+impl Any {
+    /// The tensor as burn tells backends apart.
+    pub(crate) fn dispatch(&self) -> DispatchTensor {
+        self.0.clone()
+    }
+}
 
 impl<const D: usize> From<Tensor<D>> for Any {
     fn from(tensor: Tensor<D>) -> Self {
@@ -62,7 +73,7 @@ impl fmt::Debug for Rule {
 }
 
 /// The one operation that burn sees.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Cube: cfg(feature = "cuda"), Flex, Autodiff)]
 pub(crate) trait Node: Backend {
     /// Returns `output`, with its history where the backend keeps one.
     fn node(
@@ -75,6 +86,19 @@ pub(crate) trait Node: Backend {
 }
 
 impl Node for Flex {
+    fn node(
+        _first: FloatTensor<Self>,
+        _second: FloatTensor<Self>,
+        _third: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        _rule: Rule,
+    ) -> FloatTensor<Self> {
+        output
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Node for Cube {
     fn node(
         _first: FloatTensor<Self>,
         _second: FloatTensor<Self>,
