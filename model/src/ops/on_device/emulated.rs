@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub(super) struct Emulated;
 
 /// How often which kernel was launched.
-pub type Launches = BTreeMap<String, usize>;
+type Launches = BTreeMap<String, usize>;
 
 thread_local! {
     static LAUNCHED: RefCell<Option<Launches>> = const { RefCell::new(None) };
