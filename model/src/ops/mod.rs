@@ -19,6 +19,8 @@ mod linear;
 #[cfg(any(feature = "cuda", feature = "emulation"))]
 mod on_device;
 mod record;
+#[cfg(any(feature = "cuda", test))]
+mod rows;
 mod upsample;
 
 pub(crate) use attention::{AttentionShape, attention};
