@@ -16,6 +16,9 @@ pub struct Reduction<'a> {
 
 /// Adds up slot gradients, together with the other members of a generation.
 ///
+/// `S` is what holds a flat gradient: the host's memory, or a device's. An implementation is for one of them; for any
+/// other there is [`Staged`](crate::Staged).
+///
 /// An object is one member of one generation: it is formed with the generation's members, a `CancellationToken` that ends
 /// it, and [`Limits`](crate::Limits), and it never sees another generation. One thread at a time uses it. How it is formed
 /// is the implementation's own affair; connecting may go on in the background until the first reduction.
@@ -41,7 +44,7 @@ pub struct Reduction<'a> {
 /// 7. **Nothing stays behind.** Cancelled or dropped, it gives up its tasks, threads, connections and device memory, soon and
 ///    without being waited for; meanwhile, the next generation can be formed in the same process and work.
 /// 8. **Bounded memory**: what it is given, one gradient more at most, and a few blocks for each peer.
-pub trait Collective: Send {
+pub trait Collective<S = Vec<f32>>: Send {
     /// Returns the sum over all filled slots, the same bits on every rank. Blocks until then, until a peer breaks, or
     /// until the generation is cancelled.
     ///
@@ -54,5 +57,5 @@ pub trait Collective: Send {
     ///
     /// # Panics
     /// When `own` are not the subtrees that `reduction` says: the caller's mistake, before anything is sent.
-    fn all_reduce(&mut self, reduction: Reduction<'_>, own: Vec<Partial>) -> Result<Vec<f32>, CollectiveError>;
+    fn all_reduce(&mut self, reduction: Reduction<'_>, own: Vec<Partial<S>>) -> Result<S, CollectiveError>;
 }

@@ -2,7 +2,7 @@
 //!
 //! - `contract.rs`: the trait [`Collective`], and what every implementation of it promises;
 //! - [`tree`]: the order in which slots are added;
-//! - `local.rs`: one worker alone; `tcp.rs`: workers with direct connections, which `mesh.rs` makes; `exchange/` is what
+//! - `local.rs`: one worker alone; `memory.rs`: what it and `staged.rs` need to know of a device's memory; `tcp.rs`: workers with direct connections, which `mesh.rs` makes; `exchange/` is what
 //!   happens on them in one reduction, `wire.rs` what it asks of a connection, `frame.rs` what travels;
 //! - `state.rs`: sends a joiner what the sums have made of the model;
 //! - [`conformance`]: the tests that every implementation passes, also one of another crate.
@@ -13,9 +13,11 @@ mod error;
 mod exchange;
 mod frame;
 mod local;
+mod memory;
 mod mesh;
 #[cfg(test)]
 mod simulated;
+mod staged;
 mod state;
 mod tcp;
 pub mod tree;
@@ -32,7 +34,9 @@ use tokio_util::sync::CancellationToken;
 pub use contract::{Collective, Reduction};
 pub use error::{CollectiveError, LinkError};
 pub use local::Local;
+pub use memory::{HostMemory, Memory};
 pub use mesh::Endpoint;
+pub use staged::Staged;
 pub use state::{StateCall, StateRequest, fetch_state};
 pub use tcp::Tcp;
 

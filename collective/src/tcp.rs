@@ -94,7 +94,7 @@ async fn connect(
 
 impl Collective for Tcp {
     fn all_reduce(&mut self, reduction: Reduction<'_>, own: Vec<Partial>) -> Result<Vec<f32>, CollectiveError> {
-        assert_own(&reduction, self.group.rank, &own);
+        assert_own(&reduction, self.group.rank, &own, Vec::len);
         if self.cancel.is_cancelled() {
             return Err(CollectiveError::Cancelled);
         }

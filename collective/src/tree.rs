@@ -116,16 +116,16 @@ pub fn subtrees_of_rank(slot_ranks: &[u32], rank: u32) -> Vec<Node> {
     sums.into_parts().into_iter().map(|part| part.node).collect()
 }
 
-/// Checks that a rank brings the sums that it was asked for.
+/// Checks that a rank brings the sums that it was asked for; `len` counts the elements of one.
 ///
 /// # Panics
 /// When it does not.
-pub(crate) fn assert_own(reduction: &Reduction<'_>, rank: u32, own: &[Partial]) {
+pub fn assert_own<S>(reduction: &Reduction<'_>, rank: u32, own: &[Partial<S>], len: impl Fn(&S) -> usize) {
     let nodes: Vec<Node> = own.iter().map(|part| part.node).collect();
     let asked = subtrees_of_rank(reduction.slot_ranks, rank);
     assert_eq!(nodes, asked, "a worker brings the sums of the slots that it was given");
     let elements = reduction.elements;
-    assert!(own.iter().all(|part| part.sum.len() == elements), "gradients of one model have {elements} elements");
+    assert!(own.iter().all(|part| len(&part.sum) == elements), "gradients of one model have {elements} elements");
 }
 
 /// Adds `right` to `left`, element by element.

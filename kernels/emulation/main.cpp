@@ -56,6 +56,10 @@ namespace optimizer {
 #include "../src/cuda/optimizer.cu"
 }
 #include "undefine.h"
+namespace flat {
+#include "../src/cuda/flat.cu"
+}
+#include "undefine.h"
 
 using emulation::Buffer;
 using emulation::launch;
@@ -451,6 +455,125 @@ static void optimizers(u64 elements, double limit, bool ema) {
     printf("%-44s %-12s %s\n", what, "all", same ? "the CPU's bits" : "other bits than on the CPU   WRONG");
 }
 
+static void exact(const char *what, const char *part, bool same) {
+    cases++;
+    failures += !same;
+    printf("%-44s %-12s %s\n", what, part, same ? "the same bits" : "other bits   WRONG");
+}
+
+// The flat buffers' kernels against the same in plain loops, bit for bit.
+static void flats(u64 elements, int blocks) {
+    char what[96];
+    snprintf(what, sizeof what, "flat buffer of %llu in %d blocks", elements, blocks);
+    Buffer<u64> settings(2);
+    settings[0] = elements, settings[1] = blocks;
+    Buffer<float> a(elements), b(elements), to(elements);
+    Buffer<u16> half(elements);
+    fill(a, 1);
+    fill(b, 1e4);
+    fill(half, 3);
+    a[0] = -0.0f;
+    std::vector<float> a0(a.data, a.data + elements);
+
+    both_orders(what, [&] { launch(blocks, 1, 1, 256, [&] { flat::flat_clear(to, settings); }); }, to);
+    bool same = true;
+    for (u64 i = 0; i < elements; i++) same = same && bits_of_float(to[i]) == 0;
+    exact(what, "clear", same);
+    both_orders(what, [&] { launch(blocks, 1, 1, 256, [&] { flat::flat_put_f32(to, a, settings); }); }, to);
+    exact(what, "put f32", !memcmp(to.data, a.data, elements * 4));
+    both_orders(what, [&] { launch(blocks, 1, 1, 256, [&] { flat::flat_put_bf16(to, half, settings); }); }, to);
+    same = true;
+    for (u64 i = 0; i < elements; i++) same = same && bits_of_float(to[i]) == (u32)half[i] << 16;
+    exact(what, "put bf16", same);
+    both_orders(
+        what,
+        [&] {
+            memcpy(a.data, a0.data(), elements * 4);
+            launch(blocks, 1, 1, 256, [&] { flat::flat_add(a, b, settings); });
+        },
+        a);
+    same = true;
+    for (u64 i = 0; i < elements; i++) {
+        volatile float sum = a0[i] + b[i];
+        same = same && a[i] == sum;
+    }
+    exact(what, "add", same);
+
+    u64 chunks = (elements + 65535) / 65536;
+    Buffer<u64> digests(2 * chunks);
+    both_orders(
+        what, [&] { launch((int)chunks, 1, 1, 256, [&] { flat::flat_digest((u32 *)b.data, digests, settings); }); },
+        digests);
+    same = true;
+    auto digest_of = [&](u64 chunk, u64 *sums) {
+        sums[0] = sums[1] = 0;
+        for (u64 i = chunk * 65536; i < elements && i < (chunk + 1) * 65536; i++) {
+            u64 h = i << 32 | bits_of_float(b[i]);
+            h = (h ^ h >> 30) * 0xbf58476d1ce4e5b9ull;
+            h = (h ^ h >> 27) * 0x94d049bb133111ebull;
+            h ^= h >> 31;
+            sums[0] += h;
+            sums[1] += (h >> 32) * (u32)h;
+        }
+    };
+    for (u64 chunk = 0; chunk < chunks; chunk++) {
+        u64 sums[2];
+        digest_of(chunk, sums);
+        same = same && digests[2 * chunk] == sums[0] && digests[2 * chunk + 1] == sums[1];
+    }
+    exact(what, "digest", same);
+    if (elements > 1) { // two elements exchanged are another digest
+        float kept = b[0];
+        b[0] = b[1], b[1] = kept;
+        u64 sums[2];
+        digest_of(0, sums);
+        exact(what, "exchanged", digests[0] != sums[0] && digests[1] != sums[1]);
+    }
+}
+
+// The same steps as `optimizer.cu`'s kernel takes, to the same bits, without averages and rounded parameters.
+static void flat_optimizers(u64 elements, u64 start, u64 end, double factor) {
+    char what[96];
+    snprintf(what, sizeof what, "flat AdamW, %llu..%llu of %llu, factor %g", start, end, elements, factor);
+    Buffer<float> params(elements), m(elements), v(elements), gradient(elements), averages(1);
+    Buffer<float> params2(elements), m2(elements), v2(elements);
+    Buffer<u16> rounded(elements);
+    Buffer<double> norm(2);
+    Buffer<flat::FlatGroup> group(1);
+    Buffer<optimizer::Group> groups(1);
+    Buffer<int> settings(2);
+    Buffer<u64> blocks(1);
+    fill(params, 1);
+    fill(m, 1e-3);
+    fill(gradient, 1e-2);
+    for (u64 i = 0; i < elements; i++) v[i] = (float)(uniform() * 1e-4);
+    norm[0] = 1, norm[1] = factor;
+    settings[0] = 0, settings[1] = 2, blocks[0] = 2;
+    flat::FlatGroup values = {start, end, 0.999f, 0.1f, 0.999f, 0.001f, 0.3f, 1e-8f, 1e-3f, 0};
+    group[0] = values;
+    static_assert(sizeof(flat::FlatGroup) == 48 && sizeof(optimizer::Group) == 48, "as the host writes them");
+    memcpy(groups.data, group.data, 48);
+    std::vector<float> p0(params.data, params.data + elements), m0(m.data, m.data + elements), v0(v.data, v.data + elements);
+    memcpy(params2.data, p0.data(), elements * 4);
+    memcpy(m2.data, m0.data(), elements * 4);
+    memcpy(v2.data, v0.data(), elements * 4);
+    launch(2, 1, 1, 256, [&] {
+        optimizer::adamw(params2, gradient, m2, v2, averages, rounded, norm, groups, settings);
+    });
+    both_orders(
+        what,
+        [&] {
+            memcpy(params.data, p0.data(), elements * 4);
+            memcpy(m.data, m0.data(), elements * 4);
+            memcpy(v.data, v0.data(), elements * 4);
+            launch(2, 1, 1, 256, [&] { flat::flat_adamw(params, m, v, gradient, norm, group, blocks); });
+        },
+        params, m, v);
+    bool moved = end == start || memcmp(params.data, p0.data(), elements * 4);
+    exact(what, "all", moved && !memcmp(params.data, params2.data, elements * 4) &&
+                           !memcmp(m.data, m2.data, elements * 4) && !memcmp(v.data, v2.data, elements * 4));
+}
+
 int main() {
     attentions();
     group_norms(2, 64, 320, 32, true, 0);
@@ -468,6 +591,12 @@ int main() {
     optimizers(200001, 0, true);
     optimizers(70000, 0.5, false);
     optimizers(65536, 1e6, true);
+    flats(1, 1);
+    flats(255, 3);
+    flats(65536, 4);
+    flats(140001, 7);
+    flat_optimizers(1000, 0, 1000, 1);
+    flat_optimizers(70001, 64, 69000, 0.123);
     printf("%d of %d comparisons are wrong\n", failures, cases);
     return failures > 0;
 }

@@ -15,3 +15,5 @@
 #undef MAX_WIDTH
 #undef CHUNK
 #undef LANES
+#undef DIGEST_CHUNK
+#undef EACH_ELEMENT

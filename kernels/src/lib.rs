@@ -37,12 +37,16 @@ const THREADS: u64 = 256;
 /// Elements of one partial sum of the gradient's norm, as on the CPU.
 pub const NORM_CHUNK: u64 = 1 << 16;
 
+/// Elements of one digest of a flat buffer.
+pub const DIGEST_CHUNK: u64 = 1 << 16;
+
 const PRELUDE: &str = include_str!("cuda/prelude.cuh");
 const ATTENTION: &str = include_str!("cuda/attention.cu");
 const GROUP_NORM: &str = include_str!("cuda/group_norm.cu");
 const LAYER_NORM: &str = include_str!("cuda/layer_norm.cu");
 const GEGLU: &str = include_str!("cuda/geglu.cu");
 const OPTIMIZER: &str = include_str!("cuda/optimizer.cu");
+const FLAT: &str = include_str!("cuda/flat.cu");
 
 /// A kernel, ready to be compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +131,7 @@ pub fn by_entry(entry: &str) -> Option<Kernel> {
     Some(Kernel::new((*entry).to_owned(), entry, THREADS as u32, [defines, PRELUDE, text].concat()))
 }
 
-const ENTRIES: [(&str, &str); 15] = [
+const ENTRIES: [(&str, &str); 21] = [
     ("group_norm_pieces", GROUP_NORM),
     ("group_norm_statistics", GROUP_NORM),
     ("group_norm_apply", GROUP_NORM),
@@ -143,6 +147,12 @@ const ENTRIES: [(&str, &str); 15] = [
     ("norm_chunks", OPTIMIZER),
     ("norm_finish", OPTIMIZER),
     ("adamw", OPTIMIZER),
+    ("flat_clear", FLAT),
+    ("flat_put_f32", FLAT),
+    ("flat_put_bf16", FLAT),
+    ("flat_add", FLAT),
+    ("flat_digest", FLAT),
+    ("flat_adamw", FLAT),
 ];
 
 /// Returns every kernel.
@@ -174,7 +184,7 @@ mod tests {
     #[test]
     fn texts_and_tables_agree() {
         let named: BTreeSet<&str> = all().iter().map(|kernel| kernel.entry).collect();
-        for text in [ATTENTION, GROUP_NORM, LAYER_NORM, GEGLU, OPTIMIZER] {
+        for text in [ATTENTION, GROUP_NORM, LAYER_NORM, GEGLU, OPTIMIZER, FLAT] {
             for rest in text.split("KERNEL(THREADS)\n").skip(1) {
                 let entry = rest.split('(').next().unwrap_or_default();
                 assert!(named.contains(entry), "{entry} is in no table");
@@ -186,6 +196,7 @@ mod tests {
             (GROUP_NORM, "MAX_CHANNELS", u64::from(GROUP_NORM_MAX_CHANNELS)),
             (LAYER_NORM, "ROWS", u64::from(LAYER_NORM_ROWS)),
             (OPTIMIZER, "CHUNK", NORM_CHUNK),
+            (FLAT, "DIGEST_CHUNK", DIGEST_CHUNK),
         ] {
             assert!(text.contains(&format!("#define {name} {value}")), "{name} is {value}");
         }

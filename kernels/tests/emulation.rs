@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::{env, fs, thread};
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "emulation/main.cpp",
     "emulation/emulated.h",
     "emulation/undefine.h",
@@ -19,6 +19,7 @@ const FILES: [&str; 9] = [
     "src/cuda/layer_norm.cu",
     "src/cuda/geglu.cu",
     "src/cuda/optimizer.cu",
+    "src/cuda/flat.cu",
 ];
 
 #[test]
@@ -31,7 +32,7 @@ fn kernels_compute_the_plain_formulas() {
 }
 
 /// A line of a kernel changed for the worse: file, what stands there (once), what takes its place.
-const MUTATIONS: [(&str, &str, &str); 10] = [
+const MUTATIONS: [(&str, &str, &str); 13] = [
     // The running softmax is not brought to the new maximum.
     ("src/cuda/attention.cu", "            total[half] *= shrink;\n", ""),
     // Copies are used before they have arrived.
@@ -52,6 +53,11 @@ const MUTATIONS: [(&str, &str, &str); 10] = [
         "mul_rn(mul_rn(g, g), group.one_minus_beta2)",
         "mul_rn(g, mul_rn(g, group.one_minus_beta2))",
     ),
+    // A digest that does not know the order.
+    ("src/cuda/flat.cu", "mixed(i << 32 | bits[i])", "mixed(bits[i])"),
+    // A gradient that is clipped where it must not be.
+    ("src/cuda/flat.cu", "bool clips = norm[1] < 1;", "bool clips = norm[1] < 0;"),
+    ("src/cuda/flat.cu", "i += THREADS) {\n        u64 h", "i += THREADS + 1) {\n        u64 h"),
 ];
 
 #[test]

@@ -42,6 +42,13 @@ pub struct AdamWSettings {
     pub weight_decay: f64,
 }
 
+impl AdamWSettings {
+    /// The scalars of a step, which is 1 for the first move.
+    pub(crate) fn factors(self, step: u64, lr: f64) -> Factors {
+        Factors::new(self, step, lr)
+    }
+}
+
 impl AdamW {
     /// Starts an optimizer for `elements` parameters.
     pub fn new(settings: AdamWSettings, elements: usize) -> Self {
@@ -68,7 +75,7 @@ impl AdamW {
     pub fn step_part(&mut self, offset: usize, params: &mut [f32], gradient: &[f32], step: u64, groups: &[Group]) {
         assert!(gradient.len() == self.exp_avg.len(), "all buffers have one layout");
         for Group { range, lr } in groups {
-            let factors = Factors::new(self.settings, step, *lr);
+            let factors = self.settings.factors(step, *lr);
             let (start, end) = (range.start.max(offset), range.end.min(offset + params.len()));
             if start >= end {
                 continue;
@@ -87,14 +94,14 @@ impl AdamW {
 
 /// The scalars of one step, computed in `f64` and rounded once, as PyTorch does.
 #[derive(Debug, Clone, Copy)]
-struct Factors {
-    decay: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    bias_correction2_sqrt: f32,
-    eps: f32,
-    step_size: f32,
+pub(crate) struct Factors {
+    pub(crate) decay: f32,
+    pub(crate) one_minus_beta1: f32,
+    pub(crate) beta2: f32,
+    pub(crate) one_minus_beta2: f32,
+    pub(crate) bias_correction2_sqrt: f32,
+    pub(crate) eps: f32,
+    pub(crate) step_size: f32,
 }
 
 impl Factors {

@@ -161,9 +161,12 @@ impl Trainable {
         recomputation: bool,
     ) -> (Tensor<1>, Vec<f32>) {
         if recomputation {
-            return groups::each_gradient(batch, |batch| {
-                recompute::loss_and_gradient(self, noise_scheduler, batch, normaliser)
-            });
+            let compute = |batch| {
+                let mut flat = FlatGradient::new(self);
+                let losses = recompute::loss_and_gradient(self, &mut flat, noise_scheduler, batch, normaliser);
+                (losses, flat.into_values())
+            };
+            return groups::each_gradient(batch, compute, &added);
         }
         let of = |batch| {
             let loss = weighted_loss(&self.unet, &self.text_encoder, noise_scheduler, batch, normaliser);
@@ -172,41 +175,60 @@ impl Trainable {
         match self.unet.compute() {
             Compute::F32 => of(batch),
             // Gradients of weights come in bf16: those of several lengths of captions are added where they are f32.
-            Compute::Bf16 => groups::each_gradient(batch, of),
+            Compute::Bf16 => groups::each_gradient(batch, of, &added),
         }
     }
 
     /// Backpropagates a scalar loss and returns the gradient in the order of the layout, `[total]`; parameters
     /// that the loss does not depend on get zeros.
     pub fn gradient(&self, loss: Tensor<1>) -> Vec<f32> {
-        let mut flat = FlatGradient::new(&self.layout);
-        flat.take(self, &mut loss.backward());
+        let mut flat = FlatGradient::new(self);
+        flat.backward(loss);
         flat.into_values()
     }
+}
+
+fn added(mut sum: Vec<f32>, gradient: Vec<f32>) -> Vec<f32> {
+    sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value);
+    sum
 }
 
 fn of_group<M: Module>(group: ParamGroup, module: &M) -> Vec<(ParamGroup, String, Vec<usize>)> {
     params::shapes(module).into_iter().map(|named| (group, named.path, named.shape)).collect()
 }
 
+/// Collects the gradients of the trained parameters from one backward pass, or from several.
+pub(crate) trait Collector {
+    /// Backpropagates a scalar and takes the gradients of the trained parameters; returns those of the others.
+    fn backward(&mut self, scalar: Tensor<1>) -> Gradients;
+}
+
 /// The flat gradient while it is being filled.
 pub(crate) struct FlatGradient<'a> {
+    trainable: &'a Trainable,
     places: HashMap<&'a str, &'a FlatEntry>,
     values: Vec<f32>,
 }
 
+impl Collector for FlatGradient<'_> {
+    /// Moves gradients one by one: each exists twice only while it is copied.
+    fn backward(&mut self, scalar: Tensor<1>) -> Gradients {
+        let mut gradients = scalar.backward();
+        let trainable = self.trainable;
+        self.take_group(ParamGroup::Unet, &trainable.unet, &mut gradients);
+        if trainable.train_text_encoder {
+            self.take_group(ParamGroup::TextEncoder, &trainable.text_encoder, &mut gradients);
+        }
+        gradients
+    }
+}
+
 impl<'a> FlatGradient<'a> {
     /// Starts with zeros: the system gives the memory page by page as gradients arrive.
-    pub(crate) fn new(layout: &'a FlatLayout) -> Self {
-        Self { places: layout.entries.iter().map(|e| (e.path.as_str(), e)).collect(), values: vec![0.0; layout.total] }
-    }
-
-    /// Moves the gradients of the trained parameters here, one by one: each exists twice only while it is copied.
-    pub(crate) fn take(&mut self, trainable: &Trainable, gradients: &mut Gradients) {
-        self.take_group(ParamGroup::Unet, &trainable.unet, gradients);
-        if trainable.train_text_encoder {
-            self.take_group(ParamGroup::TextEncoder, &trainable.text_encoder, gradients);
-        }
+    pub(crate) fn new(trainable: &'a Trainable) -> Self {
+        let layout = &trainable.layout;
+        let places = layout.entries.iter().map(|e| (e.path.as_str(), e)).collect();
+        Self { trainable, places, values: vec![0.0; layout.total] }
     }
 
     fn take_group<M: Module>(&mut self, group: ParamGroup, module: &M, gradients: &mut Gradients) {

@@ -11,6 +11,7 @@
 pub use burn::tensor::Device;
 use burn::tensor::Tensor;
 
+pub mod accelerator;
 pub mod adamw;
 pub mod check;
 pub mod checkpoint;
@@ -37,6 +38,7 @@ mod recompute;
 mod resnet;
 pub mod rng;
 pub mod sampler;
+mod sink;
 pub mod tokenizer;
 mod trained;
 pub mod unet;
@@ -54,6 +56,7 @@ pub use noise_scheduler::{NoiseScheduler, PredictionType};
 pub use objective::MicroBatch;
 pub use rng::standard_normal;
 pub use sampler::{RgbPixels, SampleRequest, SamplerKind};
+pub use sink::GradientSink;
 pub use tokenizer::Tokenizer;
 pub use trained::TrainedParams;
 pub use unet::UNet;

@@ -144,6 +144,26 @@ pub(crate) fn replace<'a, M: Module>(module: M, values: &mut dyn FnMut(&str) -> 
     map(module, Replace(values))
 }
 
+/// Makes the tensors that take the place of a module's own.
+pub(crate) trait ParamSource {
+    /// Returns the parameter's new tensor, of the same shape and on the same device, without autodiff.
+    fn replace<const D: usize>(&mut self, key: &str, old: Tensor<D>) -> Tensor<D>;
+}
+
+/// Replaces the tensors of all parameters of a module without autodiff. Whether a parameter is trained stays as it is.
+pub(crate) fn replace_tensors<M: Module, S: ParamSource>(module: M, source: S) -> M {
+    struct Replace<S>(S);
+    impl<S: ParamSource> ParamMapper for Replace<S> {
+        fn map<const D: usize>(&mut self, path: String, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|old| {
+                let trains = old.is_require_grad();
+                self.0.replace(&path, old).set_require_grad(trains)
+            })
+        }
+    }
+    map(module, Replace(source))
+}
+
 /// Changes the values of the parameters that are `wanted` where they are: `change(key, values)`. `module` is without
 /// autodiff.
 ///

@@ -6,7 +6,7 @@
 //! tensors with many users (skip connections, time embedding, text states) are forked in both ways of computing
 //! ([`fork`](crate::ops::fork)), and the sums below have the terms that the forks have: the bits are the same.
 
-use crate::flat::FlatGradient;
+use crate::flat::Collector;
 use crate::objective::Inputs;
 use crate::ops::seed;
 use crate::unet::{Conditions, Stage, StageInputs};
@@ -14,13 +14,14 @@ use crate::{MicroBatch, NoiseScheduler, Trainable};
 use burn::module::Module;
 use burn::tensor::{Gradients, Tensor};
 
-/// What [`Trainable::loss_and_gradient`] returns, with recomputation.
+/// Returns the losses of [`Trainable::loss_and_gradient`], with recomputation, and hands the gradient to `flat`.
 pub(crate) fn loss_and_gradient(
     trainable: &Trainable,
+    flat: &mut impl Collector,
     noise_scheduler: &NoiseScheduler,
     batch: MicroBatch,
     normaliser: f32,
-) -> (Tensor<1>, Vec<f32>) {
+) -> Tensor<1> {
     let Trainable { unet, text_encoder, .. } = trainable;
     let plain = unet.valid(); // shares the tensors
     let device = batch.latents.device();
@@ -36,27 +37,25 @@ pub(crate) fn loss_and_gradient(
         stage.forward(inputs)
     });
 
-    let mut flat = FlatGradient::new(trainable.layout());
     let hidden = leaf(hidden);
     let loss = inputs.loss(unet.tail(hidden.clone()));
-    let mut gradients = loss.scalar.backward();
+    let mut gradients = flat.backward(loss.scalar);
     let mut backward =
         Backward { hidden: gradient_of(&hidden, &mut gradients), skips: Vec::new(), time: None, text: None };
-    flat.take(trainable, &mut gradients);
     drop((hidden, gradients));
     for (stage, inputs) in unet.stages().into_iter().zip(kept).rev() {
-        backward = backward.through(stage, inputs, trainable, &mut flat);
+        backward = backward.through(stage, inputs, trainable, flat);
     }
 
     let Backward { hidden, mut skips, time, text } = backward;
     let hidden = hidden + skips.pop().expect("the first convolution leaves the first skip connection");
-    flat.take(trainable, &mut seed(unet.head(noisy.clone()), hidden).backward());
+    flat.backward(seed(unet.head(noisy.clone()), hidden));
     let time = time.expect("every residual block uses it");
-    flat.take(trainable, &mut seed(unet.time(&timesteps, &noisy), time).backward());
+    flat.backward(seed(unet.time(&timesteps, &noisy), time));
     if let Some(text) = text {
-        flat.take(trainable, &mut seed(unet.text(text_encoder.encode(&token_ids, &device)), text).backward());
+        flat.backward(seed(unet.text(text_encoder.encode(&token_ids, &device)), text));
     }
-    (loss.per_sample, flat.into_values())
+    loss.per_sample
 }
 
 /// The gradients on their way back.
@@ -70,7 +69,7 @@ struct Backward {
 }
 
 impl Backward {
-    fn through(mut self, stage: Stage, inputs: StageInputs, trainable: &Trainable, flat: &mut FlatGradient) -> Self {
+    fn through(mut self, stage: Stage, inputs: StageInputs, trainable: &Trainable, flat: &mut impl Collector) -> Self {
         let mut output = self.hidden;
         if stage.leaves_skip() {
             output = output + self.skips.pop().expect("one was taken for every one left");
@@ -82,8 +81,7 @@ impl Backward {
             conditions: inputs.conditions.map(|c| Conditions { time: leaf(c.time), text: lift_text(c.text) }),
             size: inputs.size,
         };
-        let mut gradients = seed(stage.forward(inputs.clone()), output).backward();
-        flat.take(trainable, &mut gradients);
+        let mut gradients = flat.backward(seed(stage.forward(inputs.clone()), output));
         self.skips.extend(inputs.skip.map(|skip| gradient_of(&skip, &mut gradients)));
         if let Some(Conditions { time, text }) = inputs.conditions {
             self.time = Some(sum(gradient_of(&time, &mut gradients), self.time));

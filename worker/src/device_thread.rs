@@ -23,10 +23,9 @@ use tracing::{Span, info_span};
 
 use crate::collective::{Collective, CollectiveError, LinkError, Reduction};
 use crate::device_watch::DeviceWatch;
+use crate::engine::{Engine, Formed, HostEngine, Measure};
 use crate::error::WorkerError;
-use crate::hash::flat_hash;
 use crate::latents::{CachedPictures, Encoder};
-use crate::optimizer::global_norm;
 use crate::out_of_memory;
 use crate::prefetch::Prefetch;
 use crate::samples;
@@ -57,7 +56,7 @@ pub(crate) enum Command {
 pub(crate) struct Group {
     pub(crate) generation: u64,
     pub(crate) rank: u32,
-    pub(crate) collective: Box<dyn Collective>,
+    pub(crate) collective: Formed,
     /// Cancelled by the session as soon as the generation ends, while this thread may still be computing.
     pub(crate) cancel: CancellationToken,
 }
@@ -91,10 +90,18 @@ pub(crate) struct Desk {
     pub(crate) saving: watch::Sender<bool>,
 }
 
+/// The generation that the thread works in.
+struct Current<S> {
+    generation: u64,
+    rank: u32,
+    collective: Box<dyn Collective<S>>,
+    cancel: CancellationToken,
+}
+
 /// A reduced step that waits for its commit.
-struct Pending {
+struct Pending<S> {
     plan: v1::Plan,
-    gradient: Vec<f32>,
+    gradient: S,
     norm: f64,
     hash: String,
     span: Span,
@@ -102,12 +109,12 @@ struct Pending {
 }
 
 /// The thread's state between two commands.
-pub(crate) struct DeviceThread {
-    trainer: Trainer,
+struct DeviceThread<E: Engine> {
+    trainer: Trainer<E>,
     desk: Desk,
-    group: Option<Group>,
+    group: Option<Current<E::Flat>>,
     plans: VecDeque<v1::Plan>,
-    pending: Option<Pending>,
+    pending: Option<Pending<E::Flat>>,
     catch_up: CatchUp,
     /// Chain of the ledger that the state belongs to: the history it is of.
     chain: String,
@@ -119,32 +126,42 @@ pub(crate) struct DeviceThread {
 /// The session has gone; its own error says why.
 struct Closed;
 
-impl DeviceThread {
-    /// Starts the thread, which loads the model, says `Ready`, and works until the session closes its end.
-    ///
-    /// It is a thread of a pool of its own, so that every parallel operation of the model stays within the worker's share of
-    /// the machine.
-    pub(crate) fn spawn(start: Start, desk: Desk) -> oneshot::Receiver<Result<(), WorkerError>> {
-        let (ended, receiver) = oneshot::channel();
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(start.threads).thread_name(|n| format!("device-{n}"));
-        let pool = pool.build().expect("the system has threads to spare");
-        let name = start.name.clone();
-        let work = move || {
-            let work = AssertUnwindSafe(|| Self::load(start, desk)?.run());
-            let result = catch_unwind(work).unwrap_or_else(|panic| {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let message = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned();
-                Err(match out_of_memory::shortage(&message) {
-                    Some(shortage) => WorkerError::OutOfMemory { device: name, bytes: shortage.bytes },
-                    None => WorkerError::Panicked { message },
-                })
-            });
-            let _ = ended.send(result); // fails when the session did not wait for it
-        };
-        pool.spawn(work);
-        receiver
-    }
+/// Starts the thread, which loads the model, says `Ready`, and works until the session closes its end.
+///
+/// It is a thread of a pool of its own, so that every parallel operation of the model stays within the worker's share of
+/// the machine.
+pub(crate) fn spawn(start: Start, desk: Desk) -> oneshot::Receiver<Result<(), WorkerError>> {
+    let (ended, receiver) = oneshot::channel();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(start.threads).thread_name(|n| format!("device-{n}"));
+    let pool = pool.build().expect("the system has threads to spare");
+    let name = start.name.clone();
+    let work = move || {
+        let work = AssertUnwindSafe(|| run(start, desk));
+        let result = catch_unwind(work).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let message = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned();
+            Err(match out_of_memory::shortage(&message) {
+                Some(shortage) => WorkerError::OutOfMemory { device: name, bytes: shortage.bytes },
+                None => WorkerError::Panicked { message },
+            })
+        });
+        let _ = ended.send(result); // fails when the session did not wait for it
+    };
+    pool.spawn(work);
+    receiver
+}
 
+/// Works with the engine of the device.
+fn run(start: Start, desk: Desk) -> Result<(), WorkerError> {
+    #[cfg(feature = "cuda")]
+    if start.device != ballast_model::cpu_device() {
+        type OnGpu = crate::engine::DeviceEngine<ballast_model::cuda::CubeMemory>;
+        return DeviceThread::<OnGpu>::load(start, desk)?.run();
+    }
+    DeviceThread::<HostEngine>::load(start, desk)?.run()
+}
+
+impl<E: Engine> DeviceThread<E> {
     fn load(start: Start, desk: Desk) -> Result<Self, WorkerError> {
         let watch = DeviceWatch::start();
         let Start { device, checkpoint, next_step, chain, cached, compare_data, .. } = start;
@@ -187,8 +204,10 @@ impl DeviceThread {
         match command {
             Command::Group(group) => {
                 self.end_generation();
-                tracing::info!(generation = group.generation, rank = group.rank, "generation formed");
-                self.group = Some(group);
+                let Group { generation, rank, collective, cancel } = group;
+                tracing::info!(generation, rank, "generation formed");
+                let collective = self.trainer.engine().collective(collective);
+                self.group = Some(Current { generation, rank, collective, cancel });
             }
             Command::Plan(plan) => self.plans.push_back(plan),
             Command::Commit(commit) => self.commit(&commit)?,
@@ -241,7 +260,8 @@ impl DeviceThread {
         let compute_seconds = started.elapsed().as_secs_f64();
         self.watch.stepped(plan.step, compute_seconds, &self.trainer.model().device());
         let filled = &plan.slot_ranks[..plan.filled_slots as usize]; // plan.rs has checked it
-        let reduction = Reduction { step: plan.step, slot_ranks: filled, elements: self.trainer.elements() };
+        let reduction =
+            Reduction { step: plan.step, slot_ranks: filled, elements: self.trainer.engine().flat_elements() };
         let reduced = info_span!("all_reduce").in_scope(|| group.collective.all_reduce(reduction, computed.parts));
         let gradient = match reduced {
             Ok(gradient) => gradient,
@@ -251,11 +271,10 @@ impl DeviceThread {
                 return Ok(());
             }
         };
-        let norm = global_norm(&gradient);
+        let Measure { norm, hash } = self.trainer.engine().measure(&gradient);
         if !norm.is_finite() {
             return Err(WorkerError::Overflow { step: plan.step });
         }
-        let hash = flat_hash(&gradient);
         let reduced = v1::Reduced {
             generation: plan.generation,
             step: plan.step,

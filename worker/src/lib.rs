@@ -7,6 +7,7 @@ mod connect;
 mod device_thread;
 mod device_watch;
 mod draws;
+mod engine;
 mod error;
 mod hash;
 mod images;

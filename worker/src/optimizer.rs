@@ -42,8 +42,13 @@ pub(crate) fn clip_by_norm(gradient: &mut [f32], norm: f64, norm_max: f64) {
 
 /// Starts the config's optimizer for `elements` parameters.
 pub(crate) fn adamw(config: &OptimizerConfig, elements: usize) -> AdamW {
+    AdamW::new(settings(config), elements)
+}
+
+/// What the config tells the optimizer.
+pub(crate) fn settings(config: &OptimizerConfig) -> AdamWSettings {
     let OptimizerConfig { beta1, beta2, eps, weight_decay, .. } = *config;
-    AdamW::new(AdamWSettings { beta1, beta2, eps, weight_decay }, elements)
+    AdamWSettings { beta1, beta2, eps, weight_decay }
 }
 
 #[cfg(test)]

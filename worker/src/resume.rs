@@ -6,6 +6,7 @@ use ballast_common::checkpoint::{self, Hold};
 use ballast_common::config::RunConfig;
 use ballast_model::{Device, StableDiffusion};
 
+use crate::engine::Engine;
 use crate::error::WorkerError;
 use crate::latents::Encoder;
 use crate::save::{MODEL_FOLDER, OPTIMIZER_FILE, read_optimizer};
@@ -15,12 +16,12 @@ use crate::trainer::Trainer;
 ///
 /// # Errors
 /// Names the file that is missing, damaged, or belongs to another model.
-pub(crate) fn load_checkpoint(
+pub(crate) fn load_checkpoint<E: Engine>(
     config: &RunConfig,
     folder: &Path,
     encoder: Encoder,
     device: &Device,
-) -> Result<Trainer, WorkerError> {
+) -> Result<Trainer<E>, WorkerError> {
     let _reading = Hold::take(folder); // the run that has made newer ones may be deleting old ones
     let state =
         checkpoint::verify(folder).map_err(|source| WorkerError::Checkpoint { path: folder.to_owned(), source })?;

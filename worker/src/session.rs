@@ -23,10 +23,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use crate::collective::{self, Endpoint, GroupConfig, Limits, StateCall};
+use crate::collective::{Endpoint, GroupConfig, Limits, StateCall};
 use crate::connect::{Backoff, Connection, PATIENCE, StreamError, connect};
-use crate::device_thread::{Command, Desk, DeviceThread, Fetch, Group, ReadState, Start};
+use crate::device_thread::{Command, Desk, Fetch, Group, ReadState, Start, spawn};
 use crate::draws::Key;
+use crate::engine::Formed;
 use crate::error::WorkerError;
 use crate::latents::CachedPictures;
 use crate::prefetch::{Prefetch, Ticket};
@@ -206,7 +207,7 @@ impl Session {
             answers: answers.clone(),
             saving: saving_sender,
         };
-        let device = DeviceThread::spawn(start, desk);
+        let device = spawn(start, desk);
         let mut session = Self {
             url,
             join,
@@ -324,7 +325,7 @@ impl Session {
         let limits = Limits::new(collective_timeout(&self.welcome));
         let addresses = peers.into_iter().map(|peer| peer.collective_address).collect();
         let config = GroupConfig { run_id: self.welcome.run_id.clone(), generation, rank, addresses, limits };
-        let collective = collective::form(&place.endpoint, config, &Handle::current(), self.cancel.clone());
+        let collective = Formed::on_host(&place.endpoint, config, &Handle::current(), self.cancel.clone());
         Ok(Group { generation, rank, collective, cancel: self.cancel.clone() })
     }
 

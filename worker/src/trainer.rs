@@ -1,8 +1,7 @@
 //! The model and its optimizer: from a plan to slot gradients, from a reduced gradient to new parameters.
 //!
-//! The trained parameters exist once, as the model's tensors, which the optimizer moves where they are; so do the
-//! optimizer's two buffers and, while a step is computed, the gradient. Whoever needs the parameters in a fixed order (hash,
-//! a joiner) reads them along the layout.
+//! Where the trained state lies, and what computes on it, is the [`Engine`]'s affair. Whoever needs the parameters in a
+//! fixed order (hash, a joiner) reads them along the layout.
 
 mod state;
 mod text;
@@ -14,49 +13,45 @@ use ballast_common::config::RunConfig;
 use ballast_common::rng::Streams;
 use ballast_model::adamw::{AdamW, Group};
 use ballast_model::objective::min_snr_weight;
-use ballast_model::{Device, FlatLayout, MicroBatch, ParamGroup, StableDiffusion, Trainable, TrainedParams, tensor};
+use ballast_model::{Device, FlatLayout, MicroBatch, ParamGroup, StableDiffusion, Trainable, tensor};
 use ballast_proto::v1;
 use burn::tensor::Tensor;
 pub(crate) use text::text_settings;
 use tokio_util::sync::CancellationToken;
 use tracing::{info_span, warn};
 
-use crate::collective::tree::{Node, Partial, SlotSums, add};
+use crate::collective::tree::{Node, Partial, SlotSums};
 use crate::draws::Key;
+use crate::engine::{Engine, NotFinite, Pass};
 use crate::error::WorkerError;
 use crate::hash::FlatHasher;
 use crate::images::PictureRequest;
 use crate::latents::Encoder;
-use crate::optimizer::{adamw, clip_by_norm};
 use crate::prefetch::{Loaded, Prefetch, Ticket};
 use crate::save::Snapshot;
 
 /// A worker's share of a step.
 #[derive(Debug)]
-pub(crate) struct Computed {
+pub(crate) struct Computed<S = Vec<f32>> {
     /// Sums over the largest complete subtrees of the worker's slots.
-    pub(crate) parts: Vec<Partial>,
+    pub(crate) parts: Vec<Partial<S>>,
     /// Of the worker's slots, in the order of the plan.
     pub(crate) losses: Vec<v1::OccurrenceLoss>,
 }
 
 /// Trains one model on one device.
-pub(crate) struct Trainer {
+pub(crate) struct Trainer<E> {
     config: RunConfig,
     streams: Streams,
     device: Device,
-    /// Holds the parameters, without autodiff. Whoever keeps a clone of it over a step makes that step copy them.
-    model: StableDiffusion,
-    /// The places of the trained parameters.
-    layout: FlatLayout,
-    optimizer: AdamW,
+    engine: E,
     encoder: Encoder,
     next_step: u64,
     /// Whether a caption that is cut off was named: one is enough.
     has_named_long_caption: Cell<bool>,
 }
 
-impl Trainer {
+impl<E: Engine> Trainer<E> {
     /// Puts a loaded model under training.
     ///
     /// # Errors
@@ -71,11 +66,9 @@ impl Trainer {
         Ok(Self {
             streams: Streams::new(config.run.seed),
             device: model.device(),
-            optimizer: adamw(&config.optimizer, layout.total),
+            engine: E::new(model, layout, &config.optimizer)?,
             encoder,
             config: config.clone(),
-            model,
-            layout,
             next_step: 0,
             has_named_long_caption: Cell::new(false),
         })
@@ -88,7 +81,7 @@ impl Trainer {
         read: impl FnOnce(&FlatLayout, &mut AdamW) -> Result<(), WorkerError>,
     ) -> Result<(), WorkerError> {
         self.next_step = next_step;
-        read(&self.layout, &mut self.optimizer)
+        self.engine.change_optimizer(read)
     }
 
     /// Steps that the parameters have made, hence the next one to compute.
@@ -99,32 +92,33 @@ impl Trainer {
     /// Hash of the trained parameters, equal on all workers.
     pub(crate) fn params_hash(&self) -> String {
         let mut hasher = FlatHasher::default();
-        self.params().read(0..self.layout.total, &mut |values| hasher.update(values));
+        self.engine.read_params(0..self.elements(), &mut |values| hasher.update(values));
         hasher.finish()
     }
 
-    /// Elements of the flat buffers.
+    /// Count of trained parameters.
     pub(crate) fn elements(&self) -> usize {
-        self.layout.total
+        self.engine.layout().total
     }
 
-    /// The trained parameters, to be read as one row.
-    fn params(&self) -> TrainedParams<'_> {
-        TrainedParams::new(&self.model.unet, &self.model.text_encoder, &self.layout)
+    /// What keeps the state and computes on it.
+    pub(crate) fn engine(&self) -> &E {
+        &self.engine
     }
 
     /// The trained parts under autodiff; shares the model's tensors, so it must not outlive the computing.
     fn trainable(&self) -> Trainable {
-        let StableDiffusion { unet, text_encoder, .. } = &self.model;
+        let StableDiffusion { unet, text_encoder, .. } = self.model();
         Trainable::new(unet.clone(), text_encoder.clone(), self.config.model.train_text_encoder)
     }
 
     /// The model as it stands.
     pub(crate) fn model(&self) -> &StableDiffusion {
-        &self.model
+        self.engine.model()
     }
 
-    /// What a checkpoint holds, borrowed: it costs no memory, and training waits until it is written.
+    /// What a checkpoint holds, borrowed where it lies on the host: it costs no memory there, and training waits until it is
+    /// written.
     ///
     /// To go on training meanwhile takes a copy. A clone of the model shares its tensors until the next step moves them, and
     /// then each is copied as it is moved; the optimizer's buffers have to be copied at once. With SD 1.5 these are 3.4 and
@@ -134,9 +128,9 @@ impl Trainer {
             run_id,
             next_step: self.next_step,
             params_hash,
-            model: &self.model,
-            layout: &self.layout,
-            optimizer: &self.optimizer,
+            model: self.model(),
+            layout: self.engine.layout(),
+            optimizer: self.engine.optimizer(),
         }
     }
 
@@ -146,26 +140,42 @@ impl Trainer {
         plan: &v1::Plan,
         pictures: &Prefetch,
         cancel: &CancellationToken,
-    ) -> Result<Option<Computed>, WorkerError> {
+    ) -> Result<Option<Computed<E::Flat>>, WorkerError> {
         let mut sums = SlotSums::default();
-        let mut losses = Vec::new();
+        let mut computing = Vec::new();
+        let not_finite = |what: NotFinite, micro_batch: &v1::MicroBatch| WorkerError::NonFinite {
+            what,
+            step: plan.step,
+            slot: micro_batch.slot,
+            paths: micro_batch.occurrences.iter().map(|occurrence| occurrence.path.clone()).collect(),
+        };
         for micro_batch in &plan.micro_batches {
             if cancel.is_cancelled() {
                 return Ok(None);
             }
             let Some(loaded) = self.wait_for_pictures(plan, micro_batch, pictures) else { return Ok(None) };
             let slot = micro_batch.slot;
-            let (batch, mut slot_losses) =
+            let (batch, slot_losses) =
                 info_span!("encode", slot).in_scope(|| self.encode(plan.epoch, micro_batch, loaded));
-            let gradient =
-                info_span!("forward_backward", slot).in_scope(|| self.forward_backward(batch, &mut slot_losses));
-            let gradient = gradient.map_err(|what| WorkerError::NonFinite {
-                what,
-                step: plan.step,
-                slot,
-                paths: micro_batch.occurrences.iter().map(|occurrence| occurrence.path.clone()).collect(),
-            })?;
-            sums.push(Node::leaf(slot), gradient, add);
+            let computed = info_span!("forward_backward", slot).in_scope(|| {
+                let pass = Pass {
+                    normaliser: self.config.step.global_batch_size() as f32,
+                    recomputation: self.config.model.gradient_checkpointing,
+                    trains_unet: self.config.model.train_unet,
+                };
+                self.engine.forward_backward(&self.trainable(), batch, pass)
+            });
+            let (found, gradient) = computed.map_err(|what| not_finite(what, micro_batch))?;
+            sums.push(Node::leaf(slot), gradient, |left, right| self.engine.add(left, right));
+            computing.push((micro_batch, slot_losses, found));
+        }
+        // All slots are on their way before the first is waited for.
+        let mut losses = Vec::new();
+        for (micro_batch, mut slot_losses, found) in computing {
+            let found = self.engine.losses(found).map_err(|what| not_finite(what, micro_batch))?;
+            for (to, from) in slot_losses.iter_mut().zip(&found).filter(|(to, _)| to.skipped.is_empty()) {
+                to.loss = *from;
+            }
             losses.extend(slot_losses);
         }
         Ok(Some(Computed { parts: sums.into_parts(), losses }))
@@ -190,13 +200,14 @@ impl Trainer {
         micro_batch: &v1::MicroBatch,
         loaded: Vec<(PictureRequest, Loaded)>,
     ) -> (MicroBatch, Vec<v1::OccurrenceLoss>) {
-        let factor = self.model.vae.factor();
-        let channels = self.model.vae.latent_channels();
+        let model = self.engine.model();
+        let factor = model.vae.factor();
+        let channels = model.vae.latent_channels();
         let (height, width) = (micro_batch.height as usize / factor, micro_batch.width as usize / factor);
         let plane = height * width;
         let shape = [1, channels, height, width];
         let size = self.config.step.micro_batch_size as usize;
-        let num_train_timesteps = self.model.noise_scheduler.num_train_timesteps();
+        let num_train_timesteps = model.noise_scheduler.num_train_timesteps();
         let (mut latents, mut noise, mut timesteps, mut token_ids, mut weights) =
             (vec![], vec![], vec![], vec![], vec![]);
         let mut losses = Vec::new();
@@ -205,7 +216,7 @@ impl Trainer {
             let timestep = key.timestep(&self.config.objective, num_train_timesteps);
             let (posterior, skipped) = match loaded {
                 Loaded::Picture(picture) => {
-                    (Some(self.encoder.encode(&self.model.vae, &self.device, &request, &picture)), String::new())
+                    (Some(self.encoder.encode(&model.vae, &self.device, &request, &picture)), String::new())
                 }
                 Loaded::Cached => (Some(self.encoder.recall(&request)), String::new()),
                 Loaded::Skipped(reason) => (None, reason),
@@ -217,7 +228,7 @@ impl Trainer {
             });
             noise.extend(key.noise(channels, plane, self.config.objective.offset_noise));
             timesteps.push(timestep);
-            token_ids.push(self.model.tokenizer.encode_with(key.caption(), text_settings(&self.config)));
+            token_ids.push(model.tokenizer.encode_with(key.caption(), text_settings(&self.config)));
             self.name_long_caption(key.caption());
             weights.push(weight as f32);
             let position = occurrence.position;
@@ -227,7 +238,7 @@ impl Trainer {
         latents.extend((0..padding).map(|_| Tensor::zeros(shape, &self.device)));
         noise.resize(size * channels * plane, 0.0);
         timesteps.resize(size, 0);
-        token_ids.resize_with(size, || self.model.tokenizer.encode(""));
+        token_ids.resize_with(size, || model.tokenizer.encode(""));
         weights.resize(size, 0.0);
         let noise = tensor(noise, [size, channels, height, width], &self.device);
         (MicroBatch { latents: Tensor::cat(latents, 0), noise, timesteps, token_ids, weights }, losses)
@@ -236,7 +247,7 @@ impl Trainer {
     fn name_long_caption(&self, caption: &str) {
         let settings = text_settings(&self.config);
         let cut_off =
-            if self.has_named_long_caption.get() { 0 } else { self.model.tokenizer.cut_off(caption, settings) };
+            if self.has_named_long_caption.get() { 0 } else { self.model().tokenizer.cut_off(caption, settings) };
         if cut_off > 0 {
             self.has_named_long_caption.set(true);
             let most = settings.max_tokens();
@@ -248,45 +259,24 @@ impl Trainer {
     }
 
     fn weight(&self, loss_scale: f64, timestep: u32) -> f64 {
-        let scheduler = &self.model.noise_scheduler;
+        let scheduler = &self.model().noise_scheduler;
         let gamma = self.config.objective.min_snr_gamma;
         loss_scale * min_snr_weight(scheduler.snr(timestep), gamma, scheduler.prediction_type())
     }
 
-    /// Returns the slot's gradient and fills in its losses; the error names what was not finite.
-    fn forward_backward(&self, batch: MicroBatch, losses: &mut [v1::OccurrenceLoss]) -> Result<Vec<f32>, &'static str> {
-        let normaliser = self.config.step.global_batch_size() as f32;
-        let recomputation = self.config.model.gradient_checkpointing;
-        let (per_sample, mut gradient) =
-            self.trainable().loss_and_gradient(&self.model.noise_scheduler, batch, normaliser, recomputation);
-        let per_sample: Vec<f32> = per_sample.into_data().try_to_vec().expect("losses are f32");
-        for (to, from) in losses.iter_mut().zip(&per_sample).filter(|(to, _)| to.skipped.is_empty()) {
-            to.loss = *from;
-        }
-        if !per_sample.iter().all(|loss| loss.is_finite()) {
-            return Err("loss");
-        }
-        if !self.config.model.train_unet {
-            gradient[self.layout.group_range(ParamGroup::Unet)].fill(0.0);
-        }
-        if gradient.iter().all(|value| value.is_finite()) { Ok(gradient) } else { Err("gradient") }
-    }
-
     /// Clips the reduced gradient, moves the parameters and counts the step.
-    pub(crate) fn apply(&mut self, mut gradient: Vec<f32>, norm: f64, plan: &v1::Plan) {
-        clip_by_norm(&mut gradient, norm, self.config.optimizer.max_grad_norm);
+    pub(crate) fn apply(&mut self, gradient: E::Flat, norm: f64, plan: &v1::Plan) {
+        let layout = self.engine.layout();
         let mut groups = Vec::new();
         if self.config.model.train_unet {
-            groups.push(Group { range: self.layout.group_range(ParamGroup::Unet), lr: plan.unet_lr });
+            groups.push(Group { range: layout.group_range(ParamGroup::Unet), lr: plan.unet_lr });
         }
         if self.config.model.train_text_encoder {
-            let ranges = text::used_ranges(&self.layout, &self.model.text_encoder);
+            let ranges = text::used_ranges(layout, &self.model().text_encoder);
             groups.extend(ranges.into_iter().map(|range| Group { range, lr: plan.text_encoder_lr }));
         }
-        let (optimizer, step) = (&mut self.optimizer, self.next_step + 1);
-        self.model.change_trained(&self.layout, &mut |offset, values| {
-            optimizer.step_part(offset, values, &gradient, step, &groups);
-        });
+        let norm_max = self.config.optimizer.max_grad_norm;
+        self.engine.apply(gradient, norm, norm_max, self.next_step + 1, &groups);
         self.next_step += 1;
     }
 }
@@ -308,12 +298,12 @@ pub(crate) fn open_device(name: &str) -> Result<Device, WorkerError> {
 ///
 /// # Errors
 /// Names the file that is missing, damaged or does not fit.
-pub(crate) fn load(
+pub(crate) fn load<E: Engine>(
     config: &RunConfig,
     checkpoint: Option<&Path>,
     encoder: Encoder,
     device: &Device,
-) -> Result<Trainer, WorkerError> {
+) -> Result<Trainer<E>, WorkerError> {
     match checkpoint {
         Some(folder) => crate::resume::load_checkpoint(config, folder, encoder, device),
         None => {

@@ -53,7 +53,7 @@ pub(crate) fn all_reduce(
     own: Vec<Partial>,
     spares: &mut Spares,
 ) -> Result<Vec<f32>, CollectiveError> {
-    assert_own(&reduction, group.rank, &own);
+    assert_own(&reduction, group.rank, &own, Vec::len);
     let is_empty = own.is_empty();
     let mut own = own.into_iter();
     // What is left of this rank's slots, besides the sum that is overwritten. A rank without slots sends nothing.

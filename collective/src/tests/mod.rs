@@ -2,4 +2,5 @@
 
 mod faults;
 mod local;
+mod memory;
 mod tcp;

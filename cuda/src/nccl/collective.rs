@@ -1,22 +1,26 @@
 //! NCCL as a collective: gradients that lie on GPUs, or are copied there, added up over all ranks.
 //!
+//! Gradients that lie on the GPU stay there: the sum is made in the memory of the first of them
+//! ([`NcclCollective::reduce`]), and nothing comes to the host. Gradients of the host's memory are brought there and back.
+//!
 //! *Exact* moves bytes by sends and receives and adds along the slot tree on the device: the same bits as over any other
 //! collective. The gradient is cut into a part for each rank. First every rank sends each other one that one's part of its own
 //! subtrees' sums, and adds up its own part; then the finished parts go round. Both in rounds of pairs, so that an error
 //! names the peer. *Fast* lets NCCL add in an order of its own; all ranks have the same bits, and another world size has
 //! others.
 
+use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
-use ballast_collective::tree::{Node, Partial, SlotSums, subtrees_of_rank};
+use ballast_collective::tree::{Node, Partial, SlotSums, assert_own, subtrees_of_rank};
 use ballast_collective::{Collective, CollectiveError, LinkError, Reduction};
 use tokio_util::sync::CancellationToken;
 
 use super::pairs::partners;
-use super::{Group, GroupConfig, Limits, NcclError, Raw, RawError, Transfer, UniqueId};
+use super::{Group, GroupConfig, Limits, NcclError, Progress, Raw, RawError, Transfer, UniqueId};
 
 /// Elements of each rank's part that are in work at a time in exact mode: what peers send then takes at most 16 MiB for
 /// each of their subtrees.
@@ -27,6 +31,9 @@ const BUCKET: usize = 16 << 20;
 
 /// After a failure, how long it is looked whether the generation was cancelled: then a peer was told a moment earlier.
 const GRACE: Duration = Duration::from_millis(50);
+
+/// How long sums and copies may take that no peer has a part in, after a failure.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// In which order slots are added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +51,8 @@ pub struct NcclCollective<R: Raw> {
     order: Order,
     limits: ballast_collective::Limits,
     cancel: CancellationToken,
+    /// Whether work on buffers may still be going on after a failure.
+    is_wedged: bool,
 }
 
 impl<R: Raw> NcclCollective<R> {
@@ -61,7 +70,7 @@ impl<R: Raw> NcclCollective<R> {
     ) -> Result<Self, NcclError> {
         let waits = Limits { form: limits.straggler, operation: limits.straggler, ..Limits::default() };
         let group = Group::form(raw, GroupConfig { generation, rank, world_size, limits: waits }, id)?;
-        Ok(Self { group: Some(group), generation, order, limits, cancel })
+        Ok(Self { group: Some(group), generation, order, limits, cancel, is_wedged: false })
     }
 }
 
@@ -72,32 +81,96 @@ where
     R::Buffer: Send,
 {
     fn all_reduce(&mut self, reduction: Reduction<'_>, own: Vec<Partial>) -> Result<Vec<f32>, CollectiveError> {
+        self.guarded(|work| {
+            assert_own(&reduction, work.group.rank(), &own, Vec::len);
+            // One after the other: each is gone from the host before the next is on the device.
+            let own = own.into_iter().map(|part| Ok((part.node, work.uploaded(part.sum)?)));
+            let own = own.collect::<Result<Vec<_>, CollectiveError>>()?;
+            let spare = match own.is_empty() {
+                true => Some(work.uploaded(vec![0.0; reduction.elements])?),
+                false => None,
+            };
+            let into = own.first().map(|(_, buffer)| buffer).or(spare.as_ref()).expect("one of the two is there");
+            work.reduce(&reduction, &own, into)?;
+            let mut sum = vec![0.0; reduction.elements];
+            work.raw(|raw| raw.download(into, 0, &mut sum))?;
+            Ok(sum)
+        })
+    }
+}
+
+impl<R: Raw> NcclCollective<R> {
+    /// Adds up gradients that lie on the device, as [`Collective::all_reduce`] does, and leaves the sum in `into`: the first
+    /// of `own`, or zeros on a rank that owns no slot. The others of `own` are overwritten. Whatever wrote to these buffers
+    /// has ended before, and what reads them may begin when this returns.
+    ///
+    /// # Errors
+    /// As [`Collective::all_reduce`]. What the buffers hold is then of no use, and they may be given up, unless
+    /// [`is_wedged`](Self::is_wedged) says otherwise.
+    ///
+    /// # Panics
+    /// When `own` are not the subtrees that `reduction` says.
+    pub fn reduce(
+        &mut self,
+        reduction: Reduction<'_>,
+        own: &[Partial<R::Buffer>],
+        into: &R::Buffer,
+    ) -> Result<(), CollectiveError> {
+        self.guarded(|work| {
+            let raw = work.group.raw();
+            assert_own(&reduction, work.group.rank(), own, |buffer| raw.len(buffer));
+            assert_eq!(raw.len(into), reduction.elements, "the sum has as many elements");
+            let own: Vec<_> = own.iter().map(|part| (part.node, &part.sum)).collect();
+            work.reduce(&reduction, &own, into)
+        })
+    }
+
+    /// Whether the library has not ended what a failed reduction began: its buffers may still be written to, and only the end
+    /// of the process helps.
+    pub fn is_wedged(&self) -> bool {
+        self.is_wedged
+    }
+
+    /// The library, until a failure has ended the group.
+    pub(super) fn raw(&self) -> Option<&R> {
+        self.group.as_ref().map(Group::raw)
+    }
+
+    /// Says why there is no group any more.
+    pub(super) fn ended(&self) -> CollectiveError {
+        if self.cancel.is_cancelled() {
+            return CollectiveError::Cancelled;
+        }
+        CollectiveError::Broken { generation: self.generation }
+    }
+
+    /// Runs a reduction, and ends the group where that fails.
+    fn guarded<T>(
+        &mut self,
+        run: impl FnOnce(&mut Work<'_, R>) -> Result<T, CollectiveError>,
+    ) -> Result<T, CollectiveError> {
         if self.cancel.is_cancelled() {
             self.group = None;
             return Err(CollectiveError::Cancelled);
         }
         // Taken out, so that whatever goes wrong leaves nothing behind.
-        let mut group = self.group.take().ok_or(CollectiveError::Broken { generation: self.generation })?;
-        assert_own(&reduction, group.rank(), &own);
-        let mut work = Work { group: &mut group, limits: self.limits, cancel: &self.cancel, is_first: true };
-        let sum = match self.order {
-            Order::Exact => work.exact(&reduction, own),
-            Order::Fast => work.fast(&reduction, own),
-        };
-        match sum {
-            Ok(sum) => {
+        let mut group = self.group.take().ok_or_else(|| self.ended())?;
+        let mut work =
+            Work { group: &mut group, order: self.order, limits: self.limits, cancel: &self.cancel, is_first: true };
+        match run(&mut work) {
+            Ok(result) => {
                 self.group = Some(group);
-                Ok(sum)
+                Ok(result)
             }
             Err(error) => {
+                let _ = group.abort(); // most failures have done so
+                self.is_wedged = group.is_wedged() || !has_settled(group.raw());
                 drop(group);
                 Err(self.judged(error))
             }
         }
     }
-}
 
-impl<R: Raw> NcclCollective<R> {
     /// A peer that was told to stop a moment before this rank looks like one that has failed.
     fn judged(&self, error: CollectiveError) -> CollectiveError {
         let began = std::time::Instant::now();
@@ -108,16 +181,23 @@ impl<R: Raw> NcclCollective<R> {
     }
 }
 
-fn assert_own(reduction: &Reduction<'_>, rank: u32, own: &[Partial]) {
-    let nodes: Vec<Node> = own.iter().map(|part| part.node).collect();
-    let asked = subtrees_of_rank(reduction.slot_ranks, rank);
-    assert_eq!(nodes, asked, "a worker brings the sums of the slots that it was given");
-    assert!(own.iter().all(|part| part.sum.len() == reduction.elements), "gradients of one model have one length");
+/// Waits for what a reduction has started by itself, sums and copies, which need no peer. False when that does not end.
+fn has_settled<R: Raw>(raw: &R) -> bool {
+    let deadline = raw.now() + SETTLING;
+    loop {
+        match raw.stream_progress() {
+            Ok(Progress::Running) if raw.now() < deadline => raw.pause(Duration::from_millis(1)),
+            Ok(Progress::Running) => return false,
+            // What a stream reports after an abort is the abort.
+            Ok(Progress::Done) | Err(_) => return true,
+        }
+    }
 }
 
 /// One reduction.
 struct Work<'a, R: Raw> {
     group: &'a mut Group<R>,
+    order: Order,
     limits: ballast_collective::Limits,
     cancel: &'a CancellationToken,
     /// Until everybody has met everybody, peers may still be computing.
@@ -125,55 +205,70 @@ struct Work<'a, R: Raw> {
 }
 
 impl<R: Raw> Work<'_, R> {
-    fn exact(&mut self, reduction: &Reduction<'_>, own: Vec<Partial>) -> Result<Vec<f32>, CollectiveError> {
+    fn reduce<B: Borrow<R::Buffer>>(
+        &mut self,
+        reduction: &Reduction<'_>,
+        own: &[(Node, B)],
+        into: &R::Buffer,
+    ) -> Result<(), CollectiveError> {
+        match self.order {
+            _ if reduction.slot_ranks.is_empty() => self.meet_all()?,
+            Order::Exact => self.exact(reduction, own, into)?,
+            Order::Fast => self.fast(reduction, own, into)?,
+        }
+        let stop = || self.cancel.is_cancelled();
+        self.group.wait(self.limits.link, &stop).map_err(|error| named(error, None))
+    }
+
+    fn exact<B: Borrow<R::Buffer>>(
+        &mut self,
+        reduction: &Reduction<'_>,
+        own: &[(Node, B)],
+        into: &R::Buffer,
+    ) -> Result<(), CollectiveError> {
         let Reduction { elements, slot_ranks, .. } = *reduction;
         let (rank, world_size) = (self.group.rank(), self.group.world_size());
-        if slot_ranks.is_empty() {
-            self.meet_all()?;
-            return Ok(vec![0.0; elements]);
-        }
-        let own = own.into_iter().map(|part| Ok((part.node, self.uploaded(part.sum)?)));
-        let own = own.collect::<Result<Vec<_>, CollectiveError>>()?;
-        let total = self.allocate(elements)?;
-        let mut sum = vec![0.0; elements];
         let step = PIECE.saturating_mul(world_size as usize);
         for start in (0..elements).step_by(step) {
-            let piece = start..(start + step).min(elements);
-            let parts = Parts { piece: piece.clone(), world_size };
+            let parts = Parts { piece: start..(start + step).min(elements), world_size };
             let mine = parts.of(rank);
-            self.gather(slot_ranks, &own, &parts, &total)?;
+            // What others need of this rank's sums leaves before the total comes to lie over the first of them.
+            self.gather(slot_ranks, own, &parts, into)?;
             for partner in partners(rank, world_size).into_iter().flatten() {
                 let theirs = parts.of(partner);
                 let transfers = [
-                    Transfer::Send { from: &total, range: mine.clone(), peer: partner },
-                    Transfer::Receive { to: &total, range: theirs, peer: partner },
+                    Transfer::Send { from: into, range: mine.clone(), peer: partner },
+                    Transfer::Receive { to: into, range: theirs, peer: partner },
                 ];
                 self.meet(partner, &transfers)?;
             }
-            self.raw(|raw| raw.download(&total, piece.start, &mut sum[piece.clone()]))?;
             self.is_first = false;
         }
-        Ok(sum)
+        Ok(())
     }
 
-    /// Brings this rank's part of every subtree here, and leaves its sum along the tree in `total`.
-    fn gather(
+    /// Brings this rank's part of every subtree here, and leaves its sum along the tree in `into`.
+    fn gather<B: Borrow<R::Buffer>>(
         &mut self,
         slot_ranks: &[u32],
-        own: &[(Node, R::Buffer)],
+        own: &[(Node, B)],
         parts: &Parts,
-        total: &R::Buffer,
+        into: &R::Buffer,
     ) -> Result<(), CollectiveError> {
         let (rank, world_size) = (self.group.rank(), self.group.world_size());
         let mine = parts.of(rank);
-        let mut all: Vec<(Node, Held<'_, R::Buffer>)> =
-            own.iter().map(|(node, buffer)| (*node, Held::Own(buffer, mine.start))).collect();
+        let mut all: Vec<(Node, Held<'_, R::Buffer>)> = (own.iter().enumerate())
+            .map(|(index, (node, buffer))| (*node, Held::Own { buffer: buffer.borrow(), start: mine.start, index }))
+            .collect();
         for partner in partners(rank, world_size).into_iter().flatten() {
             let theirs = subtrees_of_rank(slot_ranks, partner);
             let received = theirs.iter().map(|node| Ok((*node, self.allocate(mine.len())?)));
             let received = received.collect::<Result<Vec<_>, CollectiveError>>()?;
-            let send =
-                own.iter().map(|(_, buffer)| Transfer::Send { from: buffer, range: parts.of(partner), peer: partner });
+            let send = own.iter().map(|(_, buffer)| Transfer::Send {
+                from: buffer.borrow(),
+                range: parts.of(partner),
+                peer: partner,
+            });
             let receive = received.iter().map(|(_, buffer)| Transfer::Receive {
                 to: buffer,
                 range: 0..mine.len(),
@@ -193,24 +288,28 @@ impl<R: Raw> Work<'_, R> {
         let sum = sums.into_total(|left, right| added(raw, left, right, mine.len(), &failed));
         let sum = sum.expect("at least one slot is filled");
         failed.into_inner().map_err(|source| library("adding gradients", source))?;
-        // Over the host, since the interface has no copy on the device; 16 MiB at most.
-        let mut values = vec![0.0; mine.len()];
-        let (buffer, start) = sum.place();
-        self.raw(|raw| raw.download(buffer, start, &mut values))?;
-        self.raw(|raw| raw.upload(&values, total, mine.start))
+        if matches!(sum, Held::Own { index: 0, .. }) || mine.is_empty() {
+            return Ok(()); // it lies there
+        }
+        self.raw(|raw| raw.copy(sum.place(), (into, mine.start), mine.len()))?;
+        // What was received is given up when this returns, so the copy has to be done.
+        let stop = || self.cancel.is_cancelled();
+        self.group.wait(self.limits.link, &stop).map_err(|error| named(error, None))
     }
 
-    fn fast(&mut self, reduction: &Reduction<'_>, own: Vec<Partial>) -> Result<Vec<f32>, CollectiveError> {
+    fn fast<B: Borrow<R::Buffer>>(
+        &mut self,
+        reduction: &Reduction<'_>,
+        own: &[(Node, B)],
+        into: &R::Buffer,
+    ) -> Result<(), CollectiveError> {
         self.meet_all()?;
-        let mut parts = own.into_iter().map(|part| part.sum);
-        let mut sum = parts.next().unwrap_or_else(|| vec![0.0; reduction.elements]);
-        parts.for_each(|part| sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value));
-        let buffer = self.uploaded(sum)?;
+        let elements = reduction.elements;
+        for (_, buffer) in own.iter().skip(1) {
+            self.raw(|raw| raw.add((into, 0), (buffer.borrow(), 0), elements))?;
+        }
         let stop = || self.cancel.is_cancelled();
-        self.group.all_reduce(&buffer, 0..reduction.elements, BUCKET, &stop).map_err(|error| named(error, None))?;
-        let mut sum = vec![0.0; reduction.elements];
-        self.raw(|raw| raw.download(&buffer, 0, &mut sum))?;
-        Ok(sum)
+        self.group.all_reduce(into, 0..elements, BUCKET, &stop).map_err(|error| named(error, None))
     }
 
     /// Meets every rank once, so that one that is missing is known by its number.
@@ -272,8 +371,8 @@ impl Parts {
 
 /// This rank's part of a subtree's sum.
 enum Held<'a, B> {
-    /// In the worker's own buffer, from an element on.
-    Own(&'a B, usize),
+    /// In one of the worker's own buffers, from an element on.
+    Own { buffer: &'a B, start: usize, index: usize },
     /// As it came.
     Received(B),
 }
@@ -281,7 +380,7 @@ enum Held<'a, B> {
 impl<B> Held<'_, B> {
     fn place(&self) -> (&B, usize) {
         match self {
-            Self::Own(buffer, start) => (buffer, *start),
+            Self::Own { buffer, start, .. } => (buffer, *start),
             Self::Received(buffer) => (buffer, 0),
         }
     }

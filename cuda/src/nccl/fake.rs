@@ -271,6 +271,13 @@ impl Raw for Fake {
         Ok(())
     }
 
+    fn copy(&self, from: (&FakeBuffer, usize), to: (&FakeBuffer, usize), count: usize) -> Result<(), RawError> {
+        self.call("cuMemcpyDtoD")?;
+        let values = lock(&from.0.0)[from.1..from.1 + count].to_vec();
+        lock(&to.0.0)[to.1..to.1 + count].copy_from_slice(&values);
+        Ok(())
+    }
+
     fn now(&self) -> Duration {
         self.0.world.1.map_or_else(|| *lock(&self.0.time), |began| began.elapsed())
     }

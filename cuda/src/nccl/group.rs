@@ -68,6 +68,7 @@ pub struct Group<R: Raw> {
     raw: R,
     comm: Option<R::Comm>,
     is_ready: bool,
+    is_wedged: bool,
     started: Duration,
     config: GroupConfig,
 }
@@ -87,7 +88,7 @@ impl<R: Raw> Group<R> {
         let comm = raw
             .start_comm(id, config.world_size, config.rank)
             .map_err(|source| NcclError::Failed { doing: FORMING, source })?;
-        Ok(Self { raw, comm: Some(comm), is_ready: false, started, config })
+        Ok(Self { raw, comm: Some(comm), is_ready: false, is_wedged: false, started, config })
     }
 
     /// The library, for memory and sums of the caller's own.
@@ -173,6 +174,15 @@ impl<R: Raw> Group<R> {
         self.finish(DOING, limit, stop)
     }
 
+    /// Waits until all that was started has ended, also what the caller started on the stream by itself.
+    ///
+    /// # Errors
+    /// As [`wait_ready`](Self::wait_ready).
+    pub fn wait(&mut self, limit: Duration, stop: &dyn Fn() -> bool) -> Result<(), NcclError> {
+        self.wait_ready(stop)?;
+        self.finish("adding up gradients", limit, stop)
+    }
+
     /// Ends the communicator, as a peer's loss or the coordinator's word asks for. Further calls fail.
     ///
     /// # Errors
@@ -180,7 +190,13 @@ impl<R: Raw> Group<R> {
     pub fn abort(&mut self) -> Result<(), NcclError> {
         let limit = self.config.limits.abort;
         let has_ended = self.comm.take().is_none_or(|comm| self.raw.abort(comm, limit));
+        self.is_wedged |= !has_ended;
         if has_ended { Ok(()) } else { Err(NcclError::Wedged { limit }) }
+    }
+
+    /// Whether a communicator was given up that the library did not end.
+    pub fn is_wedged(&self) -> bool {
+        self.is_wedged
     }
 
     /// Makes a call, and waits until the library has taken it in: until then no other may be made.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::Span;
+
 /// Length of NCCL's unique id.
 pub const UNIQUE_ID_BYTES: usize = 128;
 
@@ -125,6 +127,17 @@ pub trait Raw {
     /// # Errors
     /// When the driver refuses.
     fn add(&self, left: (&Self::Buffer, usize), right: (&Self::Buffer, usize), count: usize) -> Result<(), RawError>;
+
+    /// Starts `to[i] = from[i]`, each of `count` elements from its own start on. The places do not overlap.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    fn copy(&self, from: (&Self::Buffer, usize), to: (&Self::Buffer, usize), count: usize) -> Result<(), RawError>;
+
+    /// Names memory that somebody else has allocated. None where memory has no addresses: a simulated device's.
+    fn lent(&self, _: &Span) -> Option<Self::Buffer> {
+        None
+    }
 
     /// Time since some fixed moment.
     fn now(&self) -> Duration;

@@ -15,7 +15,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{NcclError, Progress, Raw, RawError, UNIQUE_ID_BYTES, UniqueId};
+use super::{NcclError, Progress, Raw, RawError, Span, UNIQUE_ID_BYTES, UniqueId};
 use crate::Library;
 use crate::library::functions;
 
@@ -42,6 +42,7 @@ functions! {
         free: "cuMemFree_v2", fn(u64) -> c_int;
         upload: "cuMemcpyHtoDAsync_v2", fn(u64, *const c_void, usize, Stream) -> c_int;
         download: "cuMemcpyDtoHAsync_v2", fn(*mut c_void, u64, usize, Stream) -> c_int;
+        copy: "cuMemcpyDtoDAsync_v2", fn(u64, u64, usize, Stream) -> c_int;
         load_module: "cuModuleLoadData", fn(*mut *mut c_void, *const c_void) -> c_int;
         function: "cuModuleGetFunction", fn(*mut *mut c_void, *mut c_void, *const c_char) -> c_int;
         launch: "cuLaunchKernel", fn(*mut c_void, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Stream, *mut *mut c_void, *mut *mut c_void) -> c_int;
@@ -274,15 +275,6 @@ impl Nccl {
         self.0.nccl_result("ncclGetUniqueId", ptr::null_mut(), code).map_err(failed)?;
         Ok(UniqueId(id.0))
     }
-
-    /// Names memory of the device that somebody else owns, as a tensor's.
-    ///
-    /// # Safety
-    /// The memory holds `elements` values of `f32`, stays where it is as long as the buffer lives, and work of other
-    /// streams on it has ended before the buffer is used.
-    pub unsafe fn borrow(&self, address: u64, elements: usize) -> Buffer {
-        Buffer { address, elements, owner: None }
-    }
 }
 
 impl Buffer {
@@ -428,6 +420,18 @@ impl Raw for Nccl {
             )
         };
         self.0.driver_result("cuLaunchKernel", code)
+    }
+
+    fn copy(&self, from: (&Buffer, usize), to: (&Buffer, usize), count: usize) -> Result<(), RawError> {
+        self.0.enter();
+        let (source, target) = (from.0.at(&(from.1..from.1 + count)), to.0.at(&(to.1..to.1 + count)));
+        // SAFETY: both ranges lie within memory of the device, which the caller keeps until the stream is done.
+        let code = unsafe { (self.0.driver.copy)(target, source, count * size_of::<f32>(), self.0.stream) };
+        self.0.driver_result("cuMemcpyDtoD", code)
+    }
+
+    fn lent(&self, span: &Span) -> Option<Buffer> {
+        Some(Buffer { address: span.address(), elements: span.elements(), owner: None })
     }
 
     fn now(&self) -> Duration {

@@ -11,4 +11,7 @@
 
 pub mod environment;
 pub(crate) mod launch;
+mod memory;
 pub mod observe;
+
+pub use memory::{CubeBuffer, CubeMemory};

@@ -21,26 +21,27 @@ pub(super) fn each(batch: MicroBatch, loss: impl Fn(MicroBatch) -> Loss) -> Loss
     Loss { scalar, per_sample }
 }
 
-/// As [`each`], where the gradient `[total]` comes with the losses: the gradients are added.
-pub(crate) fn each_gradient(
+/// As [`each`], where the gradient comes with the losses: the gradients are added.
+pub(crate) fn each_gradient<G>(
     batch: MicroBatch,
-    compute: impl Fn(MicroBatch) -> (Tensor<1>, Vec<f32>),
-) -> (Tensor<1>, Vec<f32>) {
+    compute: impl Fn(MicroBatch) -> (Tensor<1>, G),
+    add: &dyn Fn(G, G) -> G,
+) -> (Tensor<1>, G) {
     let rows = by_length(&batch.token_ids);
     if rows.len() < 2 {
         return compute(batch);
     }
     let device = batch.latents.device();
-    let (mut per_sample, mut sum) = (Vec::new(), Vec::new());
+    let (mut per_sample, mut sum) = (Vec::new(), None);
     for rows in &rows {
         let (losses, gradient) = compute(batch.select(rows));
         per_sample.push(losses);
-        if sum.is_empty() {
-            sum = gradient;
-        } else {
-            sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value);
-        }
+        sum = Some(match sum.take() {
+            Some(sum) => add(sum, gradient),
+            None => gradient,
+        });
     }
+    let sum = sum.expect("two lengths");
     (in_order(&rows, per_sample, &device), sum)
 }
 

@@ -12,6 +12,7 @@ use ballast_proto::v1::session_request::Message;
 use tokio::sync::{mpsc, oneshot};
 
 use super::DeviceThread;
+use crate::engine::Engine;
 use crate::error::WorkerError;
 use crate::save::{SaveError, save_checkpoint};
 
@@ -34,7 +35,7 @@ pub(crate) struct SaveAlone {
     pub(crate) reply: oneshot::Sender<Option<PathBuf>>,
 }
 
-impl DeviceThread {
+impl<E: Engine> DeviceThread<E> {
     /// Says that this worker is ready, and what for.
     pub(super) fn say_ready(&mut self) -> Result<(), WorkerError> {
         let pending = self.pending.as_ref().map(|pending| (pending.plan.step, pending.hash.clone()));

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DeviceThread, NO_CHAIN};
 use crate::collective::{StateRequest, fetch_state};
+use crate::engine::Engine;
 use crate::error::WorkerError;
 
 /// A peer's state to be fetched.
@@ -56,7 +57,7 @@ struct Incoming {
     received: usize,
 }
 
-impl DeviceThread {
+impl<E: Engine> DeviceThread<E> {
     /// Names the hash of the state and lets a joiner read it.
     pub(super) fn offer(&mut self, offer: &v1::Offer) -> Result<(), WorkerError> {
         let next_step = self.trainer.next_step();

@@ -9,10 +9,11 @@ use ballast_proto::v1::session_request::Message;
 use tracing::{Span, info_span};
 
 use super::DeviceThread;
+use crate::engine::Engine;
 use crate::error::WorkerError;
 use crate::save::{Choice, OwnedSnapshot, SaveError, Written, save_checkpoint, save_final};
 
-impl DeviceThread {
+impl<E: Engine> DeviceThread<E> {
     /// Answers with the hash of the parameters; the worker that writes does so when the files are durable.
     ///
     /// A save after which more steps follow is written from a copy where there is room for one, and its failure is no reason
@@ -59,7 +60,7 @@ impl DeviceThread {
         let snapshot = self.trainer.snapshot(&self.desk.run_id, params_hash);
         match self.background.choice(&snapshot) {
             Choice::Copy => {
-                let copy = span.in_scope(|| info_span!("snapshot").in_scope(|| OwnedSnapshot::copy(&snapshot)));
+                let copy = span.in_scope(|| info_span!("snapshot").in_scope(|| OwnedSnapshot::copy(snapshot)));
                 let answers = self.desk.answers.clone();
                 self.background.start(copy, run_folder, run, span, move |written| {
                     let message = Some(Message::Saved(completed(answer, written)));

@@ -4,6 +4,7 @@
 //! that is as much memory again as the trained state takes, so a worker that has not got it writes at once instead and lets
 //! training wait.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -33,14 +34,14 @@ pub(crate) struct OwnedSnapshot {
 
 impl OwnedSnapshot {
     /// Copies a state.
-    pub(crate) fn copy(of: &Snapshot) -> Self {
+    pub(crate) fn copy(of: Snapshot) -> Self {
         Self {
             run_id: of.run_id.to_owned(),
             next_step: of.next_step,
             params_hash: of.params_hash.to_owned(),
             model: on_host(of.model),
             layout: of.layout.clone(),
-            optimizer: of.optimizer.clone(),
+            optimizer: of.optimizer.into_owned(),
         }
     }
 
@@ -51,7 +52,7 @@ impl OwnedSnapshot {
             params_hash: &self.params_hash,
             model: &self.model,
             layout: &self.layout,
-            optimizer: &self.optimizer,
+            optimizer: Cow::Borrowed(&self.optimizer),
         }
     }
 }

@@ -7,6 +7,7 @@ mod background;
 mod folder;
 mod optimizer_file;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -84,7 +85,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) params_hash: &'a str,
     pub(crate) model: &'a StableDiffusion,
     pub(crate) layout: &'a FlatLayout,
-    pub(crate) optimizer: &'a AdamW,
+    /// On the host: borrowed where training keeps it there.
+    pub(crate) optimizer: Cow<'a, AdamW>,
 }
 
 /// Writes `checkpoints/step-NNNNNN` below the run folder and returns its path. The model is saved in fp32 whatever the
@@ -98,7 +100,7 @@ pub(crate) fn save_checkpoint(
     replace_folder(&path, |folder| {
         let model = folder.join(MODEL_FOLDER);
         save_model(snapshot.model, &model, SavePrecision::Fp32)?;
-        optimizer_file::write_optimizer(&folder.join(OPTIMIZER_FILE), snapshot.layout, snapshot.optimizer)?;
+        optimizer_file::write_optimizer(&folder.join(OPTIMIZER_FILE), snapshot.layout, &snapshot.optimizer)?;
         let state = CheckpointState {
             format_version: FORMAT_VERSION,
             run_id: snapshot.run_id.to_owned(),

@@ -8,6 +8,8 @@ use ballast_model::objective::weighted_loss;
 use ballast_model::{Preset, TextSettings, init_model};
 
 use super::*;
+use crate::collective::tree::add;
+use crate::engine::HostEngine;
 use crate::latents::CachedPictures;
 use crate::optimizer::global_norm;
 use crate::save::save_checkpoint;
@@ -41,7 +43,7 @@ impl Bench {
         Self { folder, config, seed: 5 }
     }
 
-    fn trainer(&self) -> Trainer {
+    fn trainer(&self) -> Trainer<HostEngine> {
         let encoder = Encoder::new(CachedPictures::default());
         Trainer::new(&self.config, init_model(Preset::Tiny, self.seed), encoder).unwrap()
     }
@@ -59,7 +61,7 @@ impl Bench {
     }
 
     /// Computes a plan; nothing is remembered from earlier ones.
-    fn compute(&self, trainer: &mut Trainer, plan: &v1::Plan) -> Result<Computed, WorkerError> {
+    fn compute(&self, trainer: &mut Trainer<HostEngine>, plan: &v1::Plan) -> Result<Computed, WorkerError> {
         let pictures = self.pictures(plan, CachedPictures::default());
         Ok(trainer.compute(plan, &pictures, &CancellationToken::new())?.expect("nobody cancels"))
     }
@@ -80,7 +82,7 @@ impl Bench {
     /// The definition (law 4), picture by picture: `(1 / global_batch_size) · Σ wᵢ · ∇ℓᵢ`.
     fn defined(&self, plan: &v1::Plan) -> Vec<f64> {
         let trainer = self.trainer();
-        let (model, streams) = (&trainer.model, Streams::new(self.config.run.seed));
+        let (model, streams) = (trainer.model(), Streams::new(self.config.run.seed));
         let mut total = vec![0.0; trainer.elements()];
         for micro_batch in &plan.micro_batches {
             for occurrence in &micro_batch.occurrences {
@@ -192,14 +194,14 @@ fn clip_skip_and_long_captions_are_trained_and_saved() {
     let before = trainer.trainable().params();
     trainer.apply(alone, 1.0, &plan);
     let after = trainer.trainable().params();
-    for entry in &trainer.layout.entries {
+    for entry in &trainer.engine.layout.entries {
         let range = entry.offset..entry.offset + entry.len;
         let stays = entry.path.contains("text_model.encoder.layers.1.");
         assert_eq!(before[range.clone()] == after[range], stays, "{}", entry.path);
     }
     bench.config.model.clip_skip = 9;
     let model = init_model(Preset::Tiny, 5);
-    let refused = Trainer::new(&bench.config, model, Encoder::new(CachedPictures::default())).err();
+    let refused = Trainer::<HostEngine>::new(&bench.config, model, Encoder::new(CachedPictures::default())).err();
     let told = ballast_common::error_chain(&refused.expect("two layers"));
     assert!(told.contains("model.clip_skip") && told.contains("text encoder of 2 layers"), "{told}");
 }
@@ -233,9 +235,9 @@ fn threads_and_memory_change_no_bit() {
 fn a_step_moves_the_parameters_where_they_are() {
     let bench = Bench::new();
     let mut trainer = bench.trainer();
-    let places = |trainer: &Trainer| {
+    let places = |trainer: &Trainer<HostEngine>| {
         let mut places = Vec::new();
-        trainer.params().read(0..trainer.elements(), &mut |values| places.push(values.as_ptr().addr()));
+        trainer.engine.params().read(0..trainer.elements(), &mut |values| places.push(values.as_ptr().addr()));
         places
     };
     let (before, hash) = (places(&trainer), trainer.params_hash());
@@ -288,16 +290,17 @@ fn a_frozen_part_does_not_move() {
     let mut trainer = bench.trainer();
     let before = trainer.trainable().params();
     step(&bench, &mut trainer);
-    let (after, unet) = (trainer.trainable().params(), trainer.layout.group_range(ParamGroup::Unet));
+    let (after, unet) = (trainer.trainable().params(), trainer.engine.layout.group_range(ParamGroup::Unet));
     assert_eq!(after[unet.clone()], before[unet.clone()]);
     assert_ne!(after[unet.end..], before[unet.end..]);
     bench.config.model.train_text_encoder = false;
-    let nothing = Trainer::new(&bench.config, init_model(Preset::Tiny, 5), Encoder::new(CachedPictures::default()));
+    let nothing =
+        Trainer::<HostEngine>::new(&bench.config, init_model(Preset::Tiny, 5), Encoder::new(CachedPictures::default()));
     assert!(matches!(nothing.err(), Some(WorkerError::NothingToTrain)));
 }
 
 /// Makes the next step on one worker.
-fn step(bench: &Bench, trainer: &mut Trainer) {
+fn step(bench: &Bench, trainer: &mut Trainer<HostEngine>) {
     let plan = v1::Plan { step: trainer.next_step, ..plan(&[&[0, 1], &[2, 3]]) };
     let mut sums = SlotSums::default();
     for part in bench.compute(trainer, &plan).unwrap().parts {
@@ -309,7 +312,7 @@ fn step(bench: &Bench, trainer: &mut Trainer) {
 }
 
 /// A trainer after two steps, and its checkpoint.
-fn checkpoint(bench: &Bench) -> (Trainer, PathBuf) {
+fn checkpoint(bench: &Bench) -> (Trainer<HostEngine>, PathBuf) {
     let mut trainer = bench.trainer();
     step(bench, &mut trainer);
     step(bench, &mut trainer);
@@ -319,7 +322,7 @@ fn checkpoint(bench: &Bench) -> (Trainer, PathBuf) {
     (trainer, path)
 }
 
-fn resume(bench: &Bench, path: &Path) -> Result<Trainer, WorkerError> {
+fn resume(bench: &Bench, path: &Path) -> Result<Trainer<HostEngine>, WorkerError> {
     load(&bench.config, Some(path), Encoder::new(CachedPictures::default()), &ballast_model::cpu_device())
 }
 
@@ -330,11 +333,11 @@ fn a_resumed_run_goes_on_with_the_same_bits() {
     assert!(path.ends_with("checkpoints/step-000002"));
     let mut resumed = resume(&bench, &path).unwrap();
     assert_eq!((resumed.next_step, resumed.params_hash()), (2, trainer.params_hash()));
-    assert!(resumed.optimizer == trainer.optimizer);
+    assert!(resumed.engine.optimizer == trainer.engine.optimizer);
     step(&bench, &mut trainer);
     step(&bench, &mut resumed);
     assert_eq!(resumed.params_hash(), trainer.params_hash());
-    assert!(resumed.optimizer == trainer.optimizer);
+    assert!(resumed.engine.optimizer == trainer.engine.optimizer);
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn it_holds_the_bits_of_its_step_however_far_training_has_gone() {
     let bench = Bench::new();
     let (mut trainer, at_once) = checkpoint(&bench);
     let hash = trainer.params_hash();
-    let copy = OwnedSnapshot::copy(&trainer.snapshot("a run", &hash));
+    let copy = OwnedSnapshot::copy(trainer.snapshot("a run", &hash));
     step(&bench, &mut trainer);
     step(&bench, &mut trainer);
     assert_ne!(trainer.params_hash(), hash);
@@ -55,7 +55,7 @@ fn a_save_that_fails_says_why_and_leaves_nothing() {
     std::fs::write(place.path().join("checkpoints"), "a file where the folder should be").unwrap();
     let mut background = Background::new(BackgroundSave::On, watch::channel(false).0);
     let (sender, written) = std::sync::mpsc::channel::<Written>();
-    let copy = OwnedSnapshot::copy(&trainer.snapshot("a run", &hash));
+    let copy = OwnedSnapshot::copy(trainer.snapshot("a run", &hash));
     let report = move |outcome| sender.send(outcome).unwrap();
     background.start(copy, place.path(), serde_json::Value::Null, Span::none(), report);
     let error = written.recv().unwrap().unwrap_err();

@@ -34,7 +34,7 @@ fn parameters_stay_f32_and_a_resumed_run_has_the_same_bits() {
     bench.config.precision.compute = ComputePrecision::Bf16;
     let (mut trainer, path) = checkpoint(&bench);
     let mut rounded = 0;
-    trainer.params().read(0..trainer.elements(), &mut |values| {
+    trainer.engine.params().read(0..trainer.elements(), &mut |values| {
         rounded += values.iter().filter(|value| value.to_bits() & 0xFFFF == 0).count();
     });
     assert!(rounded * 10 < trainer.elements(), "{rounded} of {} parameters are rounded", trainer.elements());
