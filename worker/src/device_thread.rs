@@ -140,10 +140,7 @@ pub(crate) fn spawn(start: Start, desk: Desk) -> oneshot::Receiver<Result<(), Wo
         let result = catch_unwind(work).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let message = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned();
-            Err(match out_of_memory::shortage(&message) {
-                Some(shortage) => WorkerError::OutOfMemory { device: name, bytes: shortage.bytes },
-                None => WorkerError::Panicked { message },
-            })
+            Err(out_of_memory::death(name, message))
         });
         let _ = ended.send(result); // fails when the session did not wait for it
     };

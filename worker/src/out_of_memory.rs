@@ -5,6 +5,8 @@
 //! words are all there is: they are those of `cubecl-runtime/src/server/base.rs` (`IoError`, `LaunchError`),
 //! `cubecl-server/src/memory_management/error_graph.rs` and CUDA's own names of errors.
 
+use crate::error::WorkerError;
+
 /// What CubeCL and CUDA say when there is no memory left, in small letters.
 const WORDS: [&str; 8] = [
     "out of device memory",
@@ -21,6 +23,14 @@ const WORDS: [&str; 8] = [
 
 /// Words before the bytes that were asked for.
 const SIZES: [&str; 3] = ["out of device memory allocating ", "can't allocate buffer of size: ", "can't allocate "];
+
+/// Returns the error of a device thread that died with this message.
+pub(crate) fn death(device: String, message: String) -> WorkerError {
+    match shortage(&message) {
+        Some(Shortage { bytes }) => WorkerError::OutOfMemory { device, bytes },
+        None => WorkerError::Panicked { message },
+    }
+}
 
 /// Returns what a panic's message says of memory: the bytes that there was no room for, where it names them; none when it is
 /// about something else.
@@ -67,6 +77,19 @@ mod tests {
         ] {
             assert_eq!(shortage(message), Some(Shortage { bytes }), "{message}");
         }
+    }
+
+    #[test]
+    fn the_error_says_how_much_and_what_to_change() {
+        let error = death("cuda:1".to_owned(), READ.to_owned());
+        assert_eq!(error.to_string(), "`cuda:1` has no room for 6.00 GiB more");
+        let hint = error.hint().unwrap();
+        for key in ["step.micro_batch_size", "model.gradient_checkpointing", "precision.compute", "data.resolution"] {
+            assert!(hint.contains(key), "{hint}");
+        }
+        let error = death("cuda:1".to_owned(), "OutOfMemory".to_owned());
+        assert_eq!(error.to_string(), "`cuda:1` has no room for what a step needs");
+        assert!(matches!(death("cpu".to_owned(), "a bug".to_owned()), WorkerError::Panicked { .. }));
     }
 
     #[test]
