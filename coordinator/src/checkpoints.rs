@@ -19,6 +19,10 @@ const DELETED: &str = ".deleted";
 /// Older checkpoints have none.
 pub(crate) const CHAIN: &str = "chain";
 
+/// The key of `state.json`'s `run` object that says how often steps had been taken back when the checkpoint was asked for. A
+/// writer that was held up does not replace a checkpoint of a later history.
+pub(crate) const HISTORY: &str = "history";
+
 /// Where a run goes on from.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Start {

@@ -68,19 +68,7 @@ impl PreparedRun {
         let lock = RunLock::take(&run_folder)?;
         write_atomically(&run_folder.join(CONFIG_FILE), config.to_toml().as_bytes())?;
         let (ledger, incarnation) = create_ledger(&run_folder, &dataset, &schedule)?;
-        Ok(Self {
-            config,
-            dataset,
-            run_folder,
-            ledger,
-            schedule,
-            first_step: 0,
-            checkpoint: None,
-            lock,
-            incarnation,
-            left_behind: None,
-            workers_may_return: false,
-        })
+        Ok(Self::new((config, dataset, schedule), (run_folder, lock), (ledger, incarnation)))
     }
 
     /// Opens an existing run where its newest sound checkpoint stands. Steps committed after it are taken back, with a
@@ -116,6 +104,27 @@ impl PreparedRun {
         self
     }
 
+    /// A run in the hands of this process, at its first step.
+    fn new(
+        (config, dataset, schedule): (RunConfig, Dataset, RunSchedule),
+        (run_folder, lock): (PathBuf, RunLock),
+        (ledger, incarnation): (Ledger, u64),
+    ) -> Self {
+        Self {
+            config,
+            dataset,
+            run_folder,
+            ledger,
+            schedule,
+            first_step: 0,
+            checkpoint: None,
+            lock,
+            incarnation,
+            left_behind: None,
+            workers_may_return: false,
+        }
+    }
+
     /// Opens a run and makes this process its coordinator. Returns how it had ended, too.
     fn reopen(config: RunConfig, dataset: Dataset, run_folder: PathBuf) -> Result<(Self, Option<End>), RunError> {
         let schedule = check(&config, &dataset)?;
@@ -137,19 +146,7 @@ impl PreparedRun {
         let incarnation = ledger.begin_incarnation(&this_process(), &new_run_key())?;
         checkpoints::delete_leftovers(&run_folder);
         write_atomically(&run_folder.join(CONFIG_FILE), config.to_toml().as_bytes())?;
-        let run = Self {
-            config,
-            dataset,
-            run_folder,
-            ledger,
-            schedule,
-            first_step: 0,
-            checkpoint: None,
-            lock,
-            incarnation,
-            left_behind: None,
-            workers_may_return: false,
-        };
+        let run = Self::new((config, dataset, schedule), (run_folder, lock), (ledger, incarnation));
         Ok((run, ended))
     }
 

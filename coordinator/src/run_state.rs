@@ -11,8 +11,9 @@
 //! run waits for those who had it to come back; a checkpoint is the last resort.
 //!
 //! `events` is the language, `gathering` the arrival of workers, `reunion` their return, `steps` a step, `disagreement` what
-//! differing votes lead to, `links` who cannot be grouped with whom, `catch_up` how joiners are sent the state, `losses` how the worker set shrinks, `milestones`
-//! the work between steps and the end.
+//! differing votes lead to, `settling` what is gathered when a generation breaks, `links` who cannot be grouped with whom,
+//! `catch_up` how joiners are sent the state, `losses` how the worker set shrinks, `milestones` the work between steps and the
+//! end.
 //!
 //! It is public so that the simulation of `ballast-tests` drives the very code that runs.
 
@@ -24,6 +25,7 @@ mod links;
 mod losses;
 mod milestones;
 mod reunion;
+mod settling;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +39,7 @@ pub use events::{Action, CoreConfig, Ending, Event, Head, Held, LeftBehind, Mile
 use links::Links;
 use milestones::Pending;
 use reunion::Reunion;
+use settling::{Report, Settling};
 
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
@@ -48,6 +51,8 @@ enum Phase {
     Stepping {
         votes: BTreeMap<WorkerId, String>,
     },
+    /// `next_step` cannot be computed by this generation. Why, and who goes on, is decided in a moment.
+    Settling(Settling),
     /// `next_step` is being written to the ledger.
     Committing {
         gradient_hash: String,
@@ -194,8 +199,10 @@ impl RunState {
             Event::Reduced { worker, generation, step, gradient_hash } => {
                 self.on_reduced(worker, generation, step, gradient_hash, &mut actions);
             }
-            Event::CollectiveFailed { worker, generation, step, peer_rank, reason } => {
-                self.on_collective_failed(worker, (generation, step), peer_rank, &reason, &mut actions);
+            Event::CollectiveFailed { worker, generation, step, peer_rank, peer_closed, reason } => {
+                let peer = peer_rank.and_then(|rank| self.formed.get(rank as usize)).copied();
+                let report = Report { peer: peer.filter(|peer| *peer != worker), peer_closed, reason };
+                self.on_collective_failed(worker, (generation, step), report);
             }
             Event::Committed { step, chain } => self.on_committed(step, chain, &mut actions),
             Event::RolledBack { next_step, chain } => self.on_rolled_back(next_step, chain),
@@ -218,6 +225,7 @@ impl RunState {
             Event::StopRequested => self.on_stop(&mut actions),
             Event::Tick => self.on_tick(now, &mut actions),
         }
+        self.try_settle(&mut actions);
         actions
     }
 

@@ -14,6 +14,8 @@ mod links;
 mod milestones_tests;
 #[path = "run_state/reunion_tests.rs"]
 mod reunion;
+#[path = "run_state/settling_tests.rs"]
+mod settling;
 
 fn config(stop_step: u64, workers: usize) -> CoreConfig {
     CoreConfig {
@@ -207,10 +209,28 @@ impl World {
         self.event(Event::Reduced { worker, generation, step, gradient_hash: format!("gradient {step}") });
     }
 
-    /// Runs until nobody has anything to do.
+    /// Runs until nobody has anything to do, and nothing is left to be gathered.
     fn settle(&mut self) {
-        while self.workers.keys().copied().collect::<Vec<_>>().into_iter().any(|worker| self.turn(worker)) {}
+        while self.workers.keys().copied().collect::<Vec<_>>().into_iter().any(|worker| self.turn(worker))
+            || self.let_time_pass()
+        {}
     }
+
+    /// Lets the core decide what it has gathered. False when it does not gather anything.
+    fn let_time_pass(&mut self) -> bool {
+        let at = self.core.next_look();
+        self.now = at.unwrap_or(self.now).max(self.now);
+        if at.is_some() {
+            self.event(Event::Tick);
+        }
+        at.is_some()
+    }
+}
+
+/// Lets the core decide what it has gathered.
+fn settled(core: &mut RunState) -> Vec<Action> {
+    let at = core.next_look().expect("it gathers");
+    core.on(Event::Tick, at)
 }
 
 #[test]
@@ -347,8 +367,8 @@ fn workers_that_fall_silent_together_end_one_generation() {
         world.event(Event::Heard { worker: 1 });
         world.event(Event::Tick);
     }
-    assert_eq!((world.core.group.as_slice(), world.core.generation), ([1].as_slice(), 2));
     world.settle();
+    assert_eq!((world.core.group.as_slice(), world.core.generation), ([1].as_slice(), 2));
     assert_eq!((world.committed, world.ending), (vec![0, 1, 2], Some(Ending::Finished)));
 }
 
@@ -403,6 +423,7 @@ proptest! {
                 0 if survivors > 0 => world.kill(worker),
                 1 if survivors > 0 && world.workers.contains_key(&worker) => world.die_in_commit = Some(worker),
                 2 => { world.join(); }
+                3 | 4 => { world.let_time_pass(); }
                 _ => { world.turn(worker); }
             }
             // The worker that is to die must not be the last one by then.

@@ -3,10 +3,12 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
+use ballast_common::config::ClusterConfig;
+use ballast_common::error_chain;
 use ballast_proto::MAX_MESSAGE_BYTES;
 use ballast_proto::v1::coordinator_client::CoordinatorClient;
 use ballast_proto::v1::session_request::Message;
-use ballast_proto::v1::{Join, SessionRequest, SessionResponse};
+use ballast_proto::v1::{Join, SessionRequest, SessionResponse, session_response};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -16,8 +18,8 @@ use tonic::{Code, Streaming};
 
 use crate::error::WorkerError;
 
-/// How long a worker that is new goes on trying.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a worker goes on trying where no coordinator has ever answered: its address may be wrong.
+const UNHEARD: Duration = Duration::from_secs(60);
 /// How long one attempt may take.
 pub(crate) const ATTEMPT_MAX: Duration = Duration::from_secs(10);
 /// The longest wait after the first attempt, and ever.
@@ -57,29 +59,72 @@ pub(crate) struct Connection {
     pub(crate) answers: mpsc::Sender<SessionRequest>,
 }
 
-/// Connects and sends `join`; tries again until the coordinator answers or `patience` ends.
+/// How long a worker that is not welcomed yet goes on trying.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// As long as no coordinator has answered.
+    unheard: Duration,
+    /// Once one has. It may die before it welcomes this worker, as it may at any time after.
+    heard: Duration,
+}
+
+impl Default for Patience {
+    /// Of a worker that knows no run: `cluster.coordinator_timeout` is what it is when nobody changes it.
+    fn default() -> Self {
+        Self { unheard: UNHEARD, heard: ClusterConfig::default().coordinator_timeout }
+    }
+}
+
+impl Patience {
+    /// Of a worker that is to join a run anew, whose config it knows.
+    pub(crate) fn of_a_run(coordinator_timeout: Duration) -> Self {
+        let longer = coordinator_timeout.max(UNHEARD);
+        Self { unheard: longer, heard: longer }
+    }
+}
+
+/// Connects, sends `join` and takes the answer; tries again until there is one or `patience` ends.
 pub(crate) async fn connect(
     url: &str,
     join: &Join,
     answers_max: usize,
-    patience: Duration,
-) -> Result<Connection, WorkerError> {
+    patience: Patience,
+) -> Result<(session_response::Message, Connection), WorkerError> {
     let route = Route::new(url)?;
-    let deadline = Instant::now() + patience;
+    let (started, mut limit) = (Instant::now(), patience.unheard);
     let mut backoff = Backoff::default();
     loop {
         let error = match route.attempt(join, answers_max).await {
-            Ok(connection) => return Ok(connection),
+            Ok(mut connection) => {
+                limit = patience.heard;
+                let answer = tokio::time::timeout(ATTEMPT_MAX, next_message(&mut connection.stream));
+                match answer.await.unwrap_or(Err(StreamError::Silent(ATTEMPT_MAX))) {
+                    Ok(Some(message)) => return Ok((message, connection)),
+                    Ok(None) => {
+                        let problem = "it sent a message that this version does not know".to_owned();
+                        return Err(WorkerError::Protocol { problem });
+                    }
+                    Err(error) => error,
+                }
+            }
             Err(error) => error,
         };
-        if !error.may_pass() || Instant::now() > deadline {
+        if !error.may_pass() || started.elapsed() > limit {
             return Err(WorkerError::Connect { url: url.to_owned(), source: error });
         }
         if backoff.is_first() {
-            tracing::info!(url, "waiting for the coordinator");
+            tracing::info!(url, reason = error_chain(&error), "waiting for the coordinator");
         }
         backoff.wait().await;
     }
+}
+
+/// Returns the next message of a stream; none when it is of a kind that this version does not know.
+pub(crate) async fn next_message(
+    stream: &mut Streaming<SessionResponse>,
+) -> Result<Option<session_response::Message>, StreamError> {
+    let response = stream.message().await.map_err(StreamError::Status)?;
+    Ok(response.ok_or(StreamError::Closed)?.message)
 }
 
 /// The way to a coordinator. Names are resolved at each attempt: a container that was started again has a new address.
@@ -164,6 +209,14 @@ fn chance() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use ballast_proto::v1::Refuse;
+    use ballast_proto::v1::coordinator_server::{Coordinator, CoordinatorServer};
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Request, Response, Status};
+
     use super::*;
 
     #[test]
@@ -173,5 +226,59 @@ mod tests {
         let chances: Vec<f64> = (0..200).map(|_| chance()).collect();
         assert!(chances.iter().all(|chance| (0.0..1.0).contains(chance)));
         assert!(chances.iter().any(|chance| *chance < 0.3) && chances.iter().any(|chance| *chance > 0.7));
+    }
+
+    /// Dies on the first callers before it answers them.
+    #[derive(Default)]
+    struct Dying {
+        calls: AtomicUsize,
+    }
+
+    #[tonic::async_trait]
+    impl Coordinator for Dying {
+        type SessionStream = ReceiverStream<Result<SessionResponse, Status>>;
+
+        async fn session(
+            &self,
+            _: Request<Streaming<SessionRequest>>,
+        ) -> Result<Response<Self::SessionStream>, Status> {
+            let (answers, stream) = mpsc::channel(1);
+            let call = self.calls.fetch_add(1, Ordering::Relaxed);
+            match call {
+                0 => {}
+                1 => answers.try_send(Err(Status::unavailable("the run is over"))).unwrap(),
+                _ => {
+                    let reason = format!("call {call}");
+                    let message = Some(session_response::Message::Refuse(Refuse { reason, start_over: false }));
+                    answers.try_send(Ok(SessionResponse { message })).unwrap();
+                }
+            }
+            Ok(Response::new(ReceiverStream::new(stream)))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_that_dies_before_it_answers_is_looked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tonic::transport::Server::builder().add_service(CoordinatorServer::new(Dying::default()));
+        let server = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let (join, nobody) = (Join::default(), Duration::ZERO);
+        // However impatient it is as long as nobody has answered.
+        let patience = Patience { unheard: nobody, heard: Duration::from_secs(60) };
+        let (answer, _) = connect(&url, &join, 4, patience).await.unwrap();
+        assert!(matches!(answer, session_response::Message::Refuse(Refuse { reason, .. }) if reason == "call 2"));
+        server.abort();
+        let _ = server.await;
+        let error = connect(&url, &join, 4, patience).await.err().unwrap();
+        assert!(matches!(error, WorkerError::Connect { .. }), "{error}");
+    }
+
+    #[test]
+    fn who_knows_the_run_waits_as_long_as_the_run_says() {
+        let ten_minutes = Duration::from_secs(600);
+        assert_eq!(Patience::default().heard, ten_minutes);
+        assert_eq!(Patience::of_a_run(ten_minutes).unheard, ten_minutes);
+        assert_eq!(Patience::of_a_run(Duration::from_secs(1)).unheard, UNHEARD);
     }
 }

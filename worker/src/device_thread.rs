@@ -297,8 +297,8 @@ impl<E: Engine> DeviceThread<E> {
         let reason = error_chain(error);
         tracing::warn!(step = plan.step, generation = plan.generation, reason, "collective failed");
         let (generation, step) = (plan.generation, plan.step);
-        let peer_rank = unreachable_peer(error);
-        let failed = v1::CollectiveFailed { generation, step, reason, peer_rank };
+        let failed =
+            v1::CollectiveFailed { generation, step, reason, peer_rank: error.peer(), peer_closed: is_closed(error) };
         let _ = self.answer(Message::CollectiveFailed(failed));
     }
 
@@ -343,12 +343,11 @@ impl<E: Engine> DeviceThread<E> {
     }
 }
 
-/// Names the peer that could not be reached. One that closed its end has a reason of its own, which it tells itself.
-fn unreachable_peer(error: &CollectiveError) -> Option<u32> {
-    match error {
-        CollectiveError::Connect { source: LinkError::Closed, .. } => None,
-        CollectiveError::Connect { rank, .. } | CollectiveError::Absent { rank, .. } => Some(*rank),
-        CollectiveError::Link { rank, source: LinkError::Silent { .. }, .. } => Some(*rank),
-        _ => None,
-    }
+/// Whether the peer has hung up: it has a reason of its own, which it tells itself.
+fn is_closed(error: &CollectiveError) -> bool {
+    matches!(
+        error,
+        CollectiveError::Connect { source: LinkError::Closed, .. }
+            | CollectiveError::Link { source: LinkError::Closed, .. }
+    )
 }

@@ -1,9 +1,12 @@
 //! The worker's side of the control protocol: join, route what the coordinator says, come back when the connection breaks,
 //! leave.
 //!
-//! A session outlives its connections: the device thread keeps the state while `away` looks for the coordinator.
+//! A session outlives its connections: the device thread keeps the state while `away` looks for the coordinator. `leaving` is its
+//! end, `joiners` are peers that are sent the state.
 
 mod away;
+mod joiners;
+mod leaving;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +14,6 @@ use std::time::Duration;
 
 use ballast_common::config::RunConfig;
 use ballast_common::dataset::DataRoots;
-use ballast_common::error_chain;
 use ballast_common::rng::Streams;
 use ballast_model::Device;
 use ballast_proto::v1;
@@ -24,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::collective::{Endpoint, GroupConfig, Limits, StateCall};
-use crate::connect::{Backoff, Connection, PATIENCE, StreamError, connect};
-use crate::device_thread::{Command, Desk, Fetch, Group, ReadState, Start, spawn};
+use crate::connect::{self, Backoff, Connection, Patience, connect};
+use crate::device_thread::{Command, Desk, Fetch, Group, Start, spawn};
 use crate::draws::Key;
 use crate::engine::Formed;
 use crate::error::WorkerError;
@@ -40,8 +42,6 @@ const COMMANDS_MAX: usize = 256;
 const ANSWERS_MAX: usize = 64;
 /// Threads that decode pictures. More would only take cores from the model on a CPU, and a GPU is fed by four.
 const DECODE_THREADS_MAX: usize = 4;
-/// How long the last words, and the device thread's last computation, may take.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Runs one worker from joining until the run is over, it is asked to stop, or something breaks.
 ///
@@ -53,13 +53,17 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub async fn run(options: WorkerOptions, shutdown: watch::Receiver<bool>) -> Result<WorkerOutcome, WorkerError> {
     let place = Place::open(&options).await?;
     let mut backoff = Backoff::default();
+    let mut patience = Patience::default();
     loop {
         let session = tokio::select! {
             () = requested(shutdown.clone()) => return Ok(WorkerOutcome::Stopped),
-            session = Session::join(&options, &place) => session?,
+            session = Session::join(&options, &place, patience) => session?,
         };
         let end = match session {
-            Joined::Session(session) => session.work(&place, shutdown.clone()).await?,
+            Joined::Session(session) => {
+                patience = session.patience();
+                session.work(&place, shutdown.clone()).await?
+            }
             Joined::NotYet { reason } => End::StartOver { reason },
         };
         match end {
@@ -137,6 +141,8 @@ struct Session {
     /// As the first message said it.
     join: v1::Join,
     welcome: v1::Welcome,
+    /// What the coordinator wants to find in a checkpoint of the state that this worker holds.
+    state_json: String,
     config: Arc<RunConfig>,
     streams: Streams,
     pictures: Arc<Prefetch>,
@@ -162,11 +168,11 @@ struct Session {
 
 impl Session {
     /// Connects, is welcomed, and starts the device thread, which loads the model.
-    async fn join(options: &WorkerOptions, place: &Place) -> Result<Joined, WorkerError> {
+    async fn join(options: &WorkerOptions, place: &Place, patience: Patience) -> Result<Joined, WorkerError> {
         let join = place.join(&options.device);
         let url = options.coordinator_url.clone();
-        let Connection { mut stream, answers } = connect(&url, &join, ANSWERS_MAX, PATIENCE).await?;
-        let welcome = match next_message(&url, &mut stream).await? {
+        let (first, Connection { stream, answers }) = connect(&url, &join, ANSWERS_MAX, patience).await?;
+        let welcome = match first {
             Message::Welcome(welcome) => welcome,
             Message::Refuse(v1::Refuse { reason, start_over: true }) => return Ok(Joined::NotYet { reason }),
             Message::Refuse(v1::Refuse { reason, .. }) => return Err(WorkerError::Refused { reason }),
@@ -187,7 +193,7 @@ impl Session {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let mut tasks = JoinSet::new();
         let (calls, limit) = (Arc::clone(&place.state_calls), collective_timeout(&welcome));
-        tasks.spawn(send_states(calls, welcome.run_id.clone(), limit, commands.clone()));
+        tasks.spawn(joiners::send_states(calls, welcome.run_id.clone(), limit, commands.clone()));
         let start = Start {
             name: options.device.clone(),
             device: place.device.clone(),
@@ -212,6 +218,7 @@ impl Session {
             url,
             join,
             streams: Streams::new(config.run.seed),
+            state_json: welcome.run_state_json.clone(),
             welcome,
             config,
             pictures,
@@ -229,6 +236,11 @@ impl Session {
         };
         session.start_beating();
         Ok(Joined::Session(Box::new(session)))
+    }
+
+    /// How long to look for the coordinator of this run.
+    fn patience(&self) -> Patience {
+        Patience::of_a_run(Duration::from_millis(self.welcome.coordinator_timeout_ms))
     }
 
     fn start_beating(&mut self) {
@@ -272,7 +284,11 @@ impl Session {
                 message = next_message(&self.url, stream) => message?,
             };
             let command = match message {
-                Message::Group(group) => Command::Group(self.form_group(place, group)?),
+                Message::Group(group) => {
+                    // Who takes part holds the state of the present history, whatever it held before.
+                    self.state_json.clone_from(&self.welcome.run_state_json);
+                    Command::Group(self.form_group(place, group)?)
+                }
                 Message::Plan(plan) => {
                     self.ask_for_pictures(&plan)?;
                     Command::Plan(plan)
@@ -354,92 +370,19 @@ impl Session {
         }
         Ok(())
     }
-
-    /// Says why, stops the device thread and closes the stream.
-    async fn leave(mut self: Box<Self>, result: &Result<End, WorkerError>) {
-        self.end_generation();
-        self.fetching.cancel();
-        let failed = match result {
-            // The coordinator knows, or is gone.
-            Ok(End::Outcome(WorkerOutcome::Finished { .. }) | End::StartOver { .. })
-            | Err(WorkerError::Abandoned { .. } | WorkerError::Refused { .. }) => None,
-            Ok(End::Outcome(WorkerOutcome::Stopped)) => {
-                Some(v1::Failed { reason: "it was asked to stop".to_owned(), hint: String::new() })
-            }
-            Err(error) => Some(v1::Failed { reason: error_chain(error), hint: error.hint().unwrap_or_default() }),
-        };
-        if let Some(failed) = failed {
-            // Fails when the stream is full or gone; then its end has to say it.
-            let _ = self.answers.try_send(v1::SessionRequest { message: Some(Answer::Failed(failed)) });
-        }
-        let Self { stream, answers, commands, device, mut tasks, mut beating, .. } = *self;
-        drop((answers, commands));
-        tasks.shutdown().await;
-        beating.shutdown().await;
-        let device_ends = async {
-            // It has ended already when its error is what ends this session; a result can be taken only once.
-            if !device.is_terminated() {
-                let _ = device.await;
-            }
-        };
-        if matches!(result, Ok(End::StartOver { .. })) {
-            // The device has no room for two models.
-            drop(stream);
-            device_ends.await;
-            return;
-        }
-        // The device thread ends between two micro-batches. The coordinator closes its end once it has read everything.
-        let read_all = async move {
-            let Some(mut stream) = stream else { return };
-            while let Ok(Some(_)) = stream.message().await {}
-        };
-        let farewell = async { tokio::join!(device_ends, read_all) };
-        if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
-            tracing::debug!("left before the device thread had ended");
-        }
-    }
 }
 
 /// Returns the coordinator's next message.
 async fn next_message(url: &str, stream: &mut Streaming<v1::SessionResponse>) -> Result<Message, WorkerError> {
-    let lost = |source| WorkerError::Lost { url: url.to_owned(), source };
-    let response = stream.message().await.map_err(|status| lost(Some(StreamError::Status(status))))?;
-    let response = response.ok_or_else(|| lost(None))?;
-    response.message.ok_or_else(|| protocol("it sent a message that this version does not know"))
+    connect::next_message(stream)
+        .await
+        .map_err(|source| WorkerError::Lost { url: url.to_owned(), source: Some(source) })?
+        .ok_or_else(|| protocol("it sent a message that this version does not know"))
 }
 
 /// How long each wait for a peer may take.
 fn collective_timeout(welcome: &v1::Welcome) -> Duration {
     Duration::from_millis(welcome.collective_timeout_ms.into())
-}
-
-/// Answers joiners that call for the state, as the device thread allows.
-async fn send_states(
-    calls: Arc<Mutex<mpsc::Receiver<StateCall>>>,
-    run_id: String,
-    limit: Duration,
-    commands: mpsc::Sender<Command>,
-) {
-    let mut calls = calls.lock().await; // free as soon as the session before has ended
-    let mut answering = JoinSet::new();
-    while let Some(call) = calls.recv().await {
-        while answering.try_join_next().is_some() {}
-        let (run_id, commands) = (run_id.clone(), commands.clone());
-        answering.spawn(async move {
-            let read = |transfer, next_step, first, most| {
-                let commands = commands.clone();
-                async move {
-                    let (reply, block) = oneshot::channel();
-                    let read = ReadState { transfer, next_step, first, most, reply };
-                    commands.send(Command::ReadState(read)).await.ok()?;
-                    block.await.ok()?
-                }
-            };
-            if let Err(error) = call.serve(&run_id, limit, read).await {
-                tracing::warn!(reason = error_chain(&error), "a joiner could not be sent the whole state");
-            }
-        });
-    }
 }
 
 /// Sends signs of life, whatever the device thread does.

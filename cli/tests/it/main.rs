@@ -1,6 +1,7 @@
 //! The `ballast` program as a person meets it: real processes on loopback, a tiny model, a handful of tiny pictures.
 
 mod balance;
+mod broken_link;
 mod by_hand;
 mod checkpoints;
 mod convert;
@@ -11,12 +12,14 @@ mod interrupts;
 mod joins;
 mod lab;
 mod ledger;
+mod min_workers;
 mod plan;
 mod process;
 mod report;
 mod roots;
 mod same_bits;
 mod samples;
+mod speeds;
 mod traces;
 mod usage;
 mod world_sizes;

@@ -40,21 +40,7 @@ impl Driver {
                 self.planned.clear();
                 self.send_all(&workers, &wire::response(ToWorker::Abort(v1::Abort { generation, reason })));
             }
-            Action::LeaveOut { worker, peer, attempts } => {
-                let name = |worker: WorkerId| match self.sessions.get(&worker) {
-                    Some(session) => format!("worker {worker} ({}, {})", session.row.host, session.collective_address),
-                    None => format!("worker {worker}"),
-                };
-                let message = format!(
-                    "{} and {} could not reach each other {attempts} times in a row: worker {worker} is left out, and tried again \
-                     when worker {peer} is gone, or in 10 minutes\n\
-                     hint: each worker must reach every other at the address it listens on (--listen, firewalls, wrong interface)",
-                    name(peer),
-                    name(worker),
-                );
-                tracing::warn!(worker, peer, attempts, "two workers cannot reach each other; one is left out");
-                self.emit(RunEvent::Notice { message });
-            }
+            Action::LeaveOut { worker, peers, attempts } => self.tell_who_is_left_out(worker, &peers, attempts),
             Action::Offer { source, joiner, transfer, next_step } => {
                 tracing::info!(worker = joiner, source, next_step, "a worker is sent the state");
                 self.send(source, wire::response(ToWorker::Offer(v1::Offer { transfer, next_step })));
@@ -99,6 +85,27 @@ impl Driver {
             Action::Commit { .. } | Action::RollBack { .. } | Action::Ended(_) => unreachable!("handle() takes these"),
         }
         Ok(())
+    }
+
+    fn tell_who_is_left_out(&self, worker: WorkerId, peers: &[WorkerId], attempts: u32) {
+        let name = |worker: &WorkerId| match self.sessions.get(worker) {
+            Some(session) => format!("worker {worker} ({}, {})", session.row.host, session.collective_address),
+            None => format!("worker {worker}"),
+        };
+        let names: Vec<_> = peers.iter().map(name).collect();
+        let (what, until) = match peers {
+            [peer] => (
+                format!("{} and {} could not reach each other", names[0], name(&worker)),
+                format!("worker {peer} is gone"),
+            ),
+            _ => (format!("{} could not reach {}", name(&worker), names.join(", ")), "these are gone".to_owned()),
+        };
+        let message = format!(
+            "{what}, {attempts} times in a row: worker {worker} is left out, and tried again when {until}, or in 10 minutes\n\
+             hint: each worker must reach every other at the address it listens on (--listen, firewalls, wrong interface)"
+        );
+        tracing::warn!(worker, ?peers, attempts, "two workers cannot reach each other; one is left out");
+        self.emit(RunEvent::Notice { message });
     }
 
     fn welcome(&self, worker: WorkerId, catch_up: bool) -> v1::Welcome {

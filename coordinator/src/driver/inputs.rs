@@ -88,8 +88,9 @@ impl Driver {
                 }
                 Event::Reduced { worker, generation, step, gradient_hash }
             }
-            FromWorker::CollectiveFailed(v1::CollectiveFailed { generation, step, reason, peer_rank }) => {
-                Event::CollectiveFailed { worker, generation, step, peer_rank, reason }
+            FromWorker::CollectiveFailed(failed) => {
+                let v1::CollectiveFailed { generation, step, reason, peer_rank, peer_closed } = failed;
+                Event::CollectiveFailed { worker, generation, step, peer_rank, peer_closed, reason }
             }
             FromWorker::Saved(saved) => self.saved(worker, saved)?,
             FromWorker::Sampled(v1::Sampled { next_step, paths, error, request }) => {

@@ -69,6 +69,8 @@ pub(crate) struct Driver {
     run_key: String,
     /// Which start of its coordinator this is.
     incarnation: u64,
+    /// How often steps were taken back.
+    history: u64,
     sessions: BTreeMap<WorkerId, Session>,
     next_worker: WorkerId,
     planned: BTreeMap<u64, PlannedStep>,
@@ -138,6 +140,7 @@ impl Driver {
             run_schedule: schedule,
             run_key: ledger.run_key()?,
             incarnation,
+            history: ledger.rollbacks()?.len() as u64,
             next_worker: ledger.last_worker()? + 1,
             ledger,
             sessions: BTreeMap::new(),
@@ -170,6 +173,7 @@ impl Driver {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stop_watched = true;
         loop {
+            let look_at = self.core.next_look().map(|at| self.started_at + at);
             // Biased, so that signs of life that wait in the queue are heard before anybody is declared silent.
             let event = tokio::select! {
                 biased;
@@ -181,6 +185,7 @@ impl Driver {
                     Some(input) => self.event_of(input),
                     None => return Err(self.failed("the server ended before the run")),
                 },
+                () = time(look_at) => Some(Event::Tick),
                 _ = ticks.tick() => {
                     self.look_at_the_clock();
                     Some(Event::Tick)
@@ -220,6 +225,7 @@ impl Driver {
         let before = self.core.next_step();
         let start = checkpoints::go_back(&mut self.ledger, &self.run_folder, Some(reason))?;
         (self.first_step, self.checkpoint) = (start.next_step, start.checkpoint);
+        self.history = self.ledger.rollbacks()?.len() as u64;
         let next_step = self.first_step;
         self.planned.clear();
         self.reports.clear();
@@ -233,7 +239,7 @@ impl Driver {
 
     /// What the coordinator wants to find again in a checkpoint, but for the chain.
     fn run_state(&self) -> serde_json::Value {
-        serde_json::json!({ "fingerprint": self.dataset.fingerprint })
+        serde_json::json!({ "fingerprint": self.dataset.fingerprint, (checkpoints::HISTORY): self.history })
     }
 
     fn end(&mut self, ending: Ending) -> Result<Outcome, RunError> {
@@ -284,5 +290,13 @@ impl Driver {
     fn emit(&self, event: RunEvent) {
         // Nobody may be watching.
         let _ = self.events.send(event);
+    }
+}
+
+/// Resolves at a time; never when there is none.
+async fn time(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

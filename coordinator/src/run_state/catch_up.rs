@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::settling::LIMIT;
 use super::{Action, Ending, Phase, RunState, WorkerId};
 
 /// The way of the state to one joiner.
@@ -19,6 +20,8 @@ pub(super) struct Transfer {
     progress: Progress,
     /// Sources from which the joiner could not fetch.
     failed: BTreeSet<WorkerId>,
+    /// What the joiner said of the last of them.
+    problem: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,8 @@ enum Progress {
     Fetching,
     /// The joiner holds the state.
     Done,
+    /// Nobody is left to ask. Unless one of the sources is dying, which is about to be heard, the joiner is at fault.
+    Stuck { since: Duration },
 }
 
 impl RunState {
@@ -79,7 +84,9 @@ impl RunState {
         };
         self.transfer_count += 1;
         let transfer = self.transfer_count;
-        self.transfers.insert(joiner, Transfer { number: transfer, source, progress: Progress::Asked, failed });
+        let problem = "its source is gone".to_owned();
+        self.transfers
+            .insert(joiner, Transfer { number: transfer, source, progress: Progress::Asked, failed, problem });
         actions.push(Action::Offer { source, joiner, transfer, next_step: self.next_step });
         true
     }
@@ -130,21 +137,51 @@ impl RunState {
     }
 
     pub(super) fn on_fetch_failed(&mut self, joiner: WorkerId, number: u64, reason: &str, actions: &mut Vec<Action>) {
-        let Some(transfer) = self.transfers.get(&joiner) else { return };
-        if transfer.number == number && transfer.progress != Progress::Done {
-            let mut failed = transfer.failed.clone();
-            failed.insert(transfer.source);
-            self.change_source(joiner, failed, reason, actions);
-            self.on_transfers_changed(actions);
+        let Some(transfer) = self.transfers.get_mut(&joiner) else { return };
+        if transfer.number == number && matches!(transfer.progress, Progress::Asked | Progress::Fetching) {
+            transfer.failed.insert(transfer.source);
+            reason.clone_into(&mut transfer.problem);
+            self.change_source(joiner, actions);
         }
     }
 
-    /// Lets the joiner go on with another source, or evicts it when all have failed.
-    fn change_source(&mut self, joiner: WorkerId, failed: BTreeSet<WorkerId>, reason: &str, actions: &mut Vec<Action>) {
-        self.transfers.remove(&joiner);
-        if !self.start_transfer(joiner, failed, actions) {
-            self.evict(joiner, format!("no worker could send it the state: {reason}"), false, actions);
+    /// Lets the joiner go on with another source, if there is one.
+    fn change_source(&mut self, joiner: WorkerId, actions: &mut Vec<Action>) {
+        let Some(mut transfer) = self.transfers.remove(&joiner) else { return };
+        if !self.start_transfer(joiner, transfer.failed.clone(), actions) {
+            if !matches!(transfer.progress, Progress::Stuck { .. }) {
+                transfer.progress = Progress::Stuck { since: self.now };
+            }
+            self.transfers.insert(joiner, transfer);
         }
+    }
+
+    /// When the first of the joiners that found no source is given up.
+    pub(super) fn first_stuck_until(&self) -> Option<Duration> {
+        let until = |transfer: &Transfer| match transfer.progress {
+            Progress::Stuck { since } => Some(since + LIMIT),
+            _ => None,
+        };
+        self.transfers.values().filter_map(until).min()
+    }
+
+    /// Evicts the joiners that all sources failed, and lived.
+    pub(super) fn give_up_stuck_joiners(&mut self, actions: &mut Vec<Action>) {
+        let is_due = |transfer: &Transfer| match transfer.progress {
+            Progress::Stuck { since } => self.now >= since + LIMIT,
+            _ => false,
+        };
+        let due = self.transfers.iter().filter(|(_, transfer)| is_due(transfer)).map(|(joiner, _)| *joiner);
+        for joiner in due.collect::<Vec<_>>() {
+            self.change_source(joiner, actions); // somebody may have caught up meanwhile
+            let Some(transfer) = self.transfers.get(&joiner) else { continue };
+            if matches!(transfer.progress, Progress::Stuck { .. }) {
+                let reason = format!("no worker could send it the state: {}", transfer.problem);
+                self.transfers.remove(&joiner);
+                self.evict(joiner, reason, false, actions);
+            }
+        }
+        self.on_transfers_changed(actions);
     }
 
     /// A member of the group is gone, and what it was sending and saving.
@@ -167,10 +204,9 @@ impl RunState {
     /// Finds other sources for those who were being sent the state by a worker that is gone.
     pub(super) fn replace_source(&mut self, lost: WorkerId, actions: &mut Vec<Action>) {
         let is_orphan = |transfer: &Transfer| transfer.progress != Progress::Done && transfer.source == lost;
-        let orphans = self.transfers.iter().filter(|(_, transfer)| is_orphan(transfer));
-        let orphans: Vec<_> = orphans.map(|(joiner, transfer)| (*joiner, transfer.failed.clone())).collect();
-        for (joiner, failed) in orphans {
-            self.change_source(joiner, failed, "the others are gone", actions);
+        let orphans = self.transfers.iter().filter(|(_, transfer)| is_orphan(transfer)).map(|(joiner, _)| *joiner);
+        for joiner in orphans.collect::<Vec<_>>() {
+            self.change_source(joiner, actions);
         }
         self.on_transfers_changed(actions);
     }

@@ -100,8 +100,16 @@ pub enum Event {
     Left { worker: WorkerId, reason: String },
     /// A vote: the worker holds the whole step's reduced gradient.
     Reduced { worker: WorkerId, generation: u64, step: u64, gradient_hash: String },
-    /// A worker could not reduce the step's gradient with its peers.
-    CollectiveFailed { worker: WorkerId, generation: u64, step: u64, peer_rank: Option<u32>, reason: String },
+    /// A worker could not reduce the step's gradient with its peers. `peer_closed`: the one of that rank has hung up, for a
+    /// reason of its own.
+    CollectiveFailed {
+        worker: WorkerId,
+        generation: u64,
+        step: u64,
+        peer_rank: Option<u32>,
+        peer_closed: bool,
+        reason: String,
+    },
     /// The step that was to be committed is in the ledger, which has this chain by now.
     Committed { step: u64, chain: String },
     /// The ledger was taken back to a checkpoint, or to the start.
@@ -177,8 +185,8 @@ pub enum Action {
     Apply { generation: u64, step: u64, gradient_hash: String, workers: Vec<WorkerId> },
     /// Ends a generation: what it has not committed is dropped.
     Abort { generation: u64, reason: String, workers: Vec<WorkerId> },
-    /// `worker` is left out of the group, because it and `peer` could not reach each other so many times in a row.
-    LeaveOut { worker: WorkerId, peer: WorkerId, attempts: u32 },
+    /// `worker` is left out of the group, because it and one of the `peers` could not reach each other, so many times in a row.
+    LeaveOut { worker: WorkerId, peers: Vec<WorkerId>, attempts: u32 },
     /// Asks a worker to hold its state after `next_step` steps ready for `joiner`, and to name its hash.
     Offer { source: WorkerId, joiner: WorkerId, transfer: u64, next_step: u64 },
     /// Tells `joiner` to fetch that state from `source`. What it has already of a state of this hash it keeps.

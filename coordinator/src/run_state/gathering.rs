@@ -45,7 +45,8 @@ impl RunState {
     }
 
     pub(super) fn on_ready(&mut self, worker: WorkerId, held: Held, actions: &mut Vec<Action>) {
-        if self.membership.get(worker).is_none() || self.group.contains(&worker) {
+        // It says so once; what comes a second time is late, and may have been true once.
+        if !self.membership.get(worker).is_some_and(|member| member.state == WorkerState::Loading) {
             return;
         }
         let standing = self.standing(&held);

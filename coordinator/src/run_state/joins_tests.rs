@@ -61,11 +61,29 @@ fn a_joiner_that_no_source_can_reach_is_evicted_and_the_others_go_on() {
     let mut core = catching_up().core;
     let failed = |transfer| Event::FetchFailed { worker: 3, transfer, reason: "no route".into() };
     assert_eq!(offers(&core.on(failed(1), Duration::ZERO)), [(2, 3)]);
-    let actions = core.on(failed(2), Duration::ZERO);
+    assert_eq!(core.on(failed(2), Duration::ZERO), [], "they may be dying");
+    let actions = settled(&mut core);
     let evicted =
         |action: &Action| matches!(action, Action::Evict { worker: 3, reason, .. } if reason.contains("no route"));
     assert!(actions.iter().any(evicted), "{actions:?}");
     assert!(actions.contains(&Action::Group { generation: 2, workers: vec![1, 2] }), "{actions:?}");
+}
+
+/// The joiner often knows before the coordinator does.
+#[test]
+fn a_joiner_whose_sources_die_is_not_to_blame() {
+    let mut world = World::new(CoreConfig { may_return: true, ..config(6, 1) });
+    world.join();
+    while !matches!(world.core.phase, Phase::CatchingUp { .. }) {
+        world.turn(1);
+    }
+    let mut core = world.core;
+    core.on(Event::Offered { worker: 1, transfer: 1, state_hash: "s".to_owned() }, Duration::ZERO);
+    let failed = Event::FetchFailed { worker: 2, transfer: 1, reason: "it hung up".to_owned() };
+    assert_eq!(core.on(failed, Duration::ZERO), []);
+    let actions = core.on(Event::Left { worker: 1, reason: "killed".to_owned() }, Duration::from_millis(400));
+    assert!(matches!(&actions[..], [Action::Evict { worker: 1, .. }, Action::Wait { .. }]), "{actions:?}");
+    assert!(core.membership.get(2).is_some());
 }
 
 #[test]

@@ -1,35 +1,33 @@
 //! Pairs of workers that cannot reach each other, although both reach the coordinator: a firewall, a wrong address, a broken
 //! switch. After a few attempts one of the two is left out, so that the others go on.
 //!
-//! It is not lost: it waits as a spare, and takes part again when the other one is gone, or when the link has had time to heal.
+//! Which one: whoever was at an end of a failed link in each of the attempts, for one that can reach nobody shows by other pairs
+//! each time. Of two such the one with more failed links, else the one that came later. So as few are left out as explain
+//! what was seen.
+//!
+//! It is not lost: it waits as a spare, and takes part again when the other ones are gone, or when the links have had time to heal.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Action, Held, RunState, WorkerId};
 
-/// Failed attempts in a row after which a pair is not grouped together any more.
-const ATTEMPTS_MAX: u32 = 3;
+/// Attempts in a row that failed at a worker's links, after which it is left out.
+const ATTEMPTS_MAX: usize = 3;
 /// After so long it is tried once more.
 const RETRY_AFTER: Duration = Duration::from_secs(600);
 
 /// What is known of the links between workers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Links {
-    /// Failed attempts since the last commit, by pair.
-    failed: BTreeMap<(WorkerId, WorkerId), u32>,
+    /// The generations since the last commit that a pair's link has ended.
+    failed: BTreeMap<(WorkerId, WorkerId), BTreeSet<u64>>,
     /// Pairs that are kept apart, and since when.
     apart: BTreeMap<(WorkerId, WorkerId), Duration>,
 }
 
 impl Links {
-    /// Counts a failure. Returns how many there were in a row.
-    fn note_failure(&mut self, one: WorkerId, other: WorkerId) -> u32 {
-        let count = self.failed.entry(pair(one, other)).or_default();
-        *count += 1;
-        *count
-    }
-
     /// A step was reduced: all links of the group hold.
     pub(super) fn forget_failures(&mut self) {
         self.failed.clear();
@@ -47,9 +45,15 @@ impl Links {
         self.apart.retain(|_, since| now.saturating_sub(*since) < RETRY_AFTER);
     }
 
-    /// How many links of a worker failed since the last commit.
-    fn failed_links_of(&self, worker: WorkerId) -> usize {
-        self.failed.keys().filter(|(one, other)| *one == worker || *other == worker).count()
+    /// With whom of these a worker's links failed since the last commit, the most often failed first, and in how many
+    /// generations any of them did.
+    fn failures(&self, worker: WorkerId, among: &[WorkerId]) -> (Vec<WorkerId>, usize) {
+        let links = among.iter().filter_map(|peer| Some((*peer, self.failed.get(&pair(worker, *peer))?)));
+        let mut links: Vec<(WorkerId, &BTreeSet<u64>)> = links.collect();
+        links.sort_by_key(|(_, generations)| Reverse(generations.len()));
+        let generations: BTreeSet<u64> =
+            links.iter().flat_map(|(_, generations)| generations.iter().copied()).collect();
+        (links.into_iter().map(|(peer, _)| peer).collect(), generations.len())
     }
 
     /// Whether a worker can be grouped with all of these.
@@ -70,33 +74,38 @@ impl Links {
 }
 
 impl RunState {
-    /// A worker of the group could not reach another one. After too many times one of the two is left out: the one whose
-    /// other links fail too, else the later rank.
-    pub(super) fn on_broken_link(&mut self, worker: WorkerId, peer_rank: u32, actions: &mut Vec<Action>) {
-        let Some(peer) = self.formed.get(peer_rank as usize).copied() else { return };
-        if peer == worker || !self.group.contains(&peer) {
-            return;
+    /// These links have ended the generation. After too many times in a row somebody is left out.
+    pub(super) fn on_broken_links(&mut self, broken: &[(WorkerId, WorkerId)], actions: &mut Vec<Action>) {
+        let is_left = |worker: &WorkerId| self.group.contains(worker);
+        for (one, other) in broken.iter().filter(|(one, other)| is_left(one) && is_left(other)) {
+            self.links.failed.entry(pair(*one, *other)).or_default().insert(self.generation);
         }
-        let attempts = self.links.note_failure(worker, peer);
-        if attempts < ATTEMPTS_MAX {
-            return;
+        while let Some((worker, peers, attempts)) = self.worst_connected() {
+            self.leave_out(worker, peers, attempts, actions);
         }
-        let rank = |worker: &WorkerId| self.group.iter().position(|member| member == worker);
-        let [left, stays] = match (self.links.failed_links_of(worker), self.links.failed_links_of(peer)) {
-            (own, others) if own > others => [worker, peer],
-            (own, others) if own < others => [peer, worker],
-            _ if rank(&worker) > rank(&peer) => [worker, peer],
-            _ => [peer, worker],
-        };
-        self.links.failed.remove(&pair(left, stays));
-        self.links.apart.insert(pair(left, stays), self.now);
-        self.group.retain(|member| *member != left);
+    }
+
+    /// Who is to be left out, the links to whom failed, and how often.
+    fn worst_connected(&self) -> Option<(WorkerId, Vec<WorkerId>, usize)> {
+        let failures = self.group.iter().map(|worker| (*worker, self.links.failures(*worker, &self.group)));
+        let too_often = failures.filter(|(_, (_, attempts))| *attempts >= ATTEMPTS_MAX);
+        // Of equals the last, which is the latest rank.
+        let worst = too_often.max_by_key(|(_, (peers, attempts))| (*attempts, peers.len()));
+        worst.map(|(worker, (peers, attempts))| (worker, peers, attempts))
+    }
+
+    fn leave_out(&mut self, worker: WorkerId, peers: Vec<WorkerId>, attempts: usize, actions: &mut Vec<Action>) {
+        for peer in &peers {
+            self.links.failed.remove(&pair(worker, *peer));
+            self.links.apart.insert(pair(worker, *peer), self.now);
+        }
+        self.group.retain(|member| *member != worker);
         // It holds the state until the others have made a step without it.
         let held = Held { next_step: self.next_step, chain: self.chain.clone(), ..Held::default() };
-        self.reunion.note_held(left, &held);
-        actions.push(Action::LeaveOut { worker: left, peer: stays, attempts });
-        let reason = format!("it cannot reach worker {stays}, and is left out");
-        actions.push(Action::Abort { generation: self.generation, reason, workers: vec![left] });
+        self.reunion.note_held(worker, &held);
+        let reason = format!("it cannot reach worker {}, and is left out", peers[0]);
+        actions.push(Action::LeaveOut { worker, peers, attempts: attempts as u32 });
+        actions.push(Action::Abort { generation: self.generation, reason, workers: vec![worker] });
     }
 }
 

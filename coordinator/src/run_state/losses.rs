@@ -35,8 +35,7 @@ impl RunState {
         self.lose_all(vec![worker], &reason, false, actions);
     }
 
-    /// Workers are gone, for one reason: their slots go to the survivors. All of them before anything else is decided, so that
-    /// a switch that takes hundreds with it ends one generation, not hundreds.
+    /// Workers are gone, for one reason: their slots go to the survivors. All of them before anything else is decided.
     fn lose_all(&mut self, lost: Vec<WorkerId>, reason: &str, may_return: bool, actions: &mut Vec<Action>) {
         if self.phase == Phase::Ended {
             return;
@@ -65,16 +64,14 @@ impl RunState {
     }
 
     /// Decides what becomes of the generation without these members, which have left it.
-    fn settle_losses(&mut self, members: &[WorkerId], reason: &str, actions: &mut Vec<Action>) {
-        let reason = match members {
-            [] => return,
-            [worker] => format!("worker {worker} was lost: {reason}"),
-            [worker, others @ ..] => format!("worker {worker} and {} more were lost: {reason}", others.len()),
-        };
+    fn settle_losses(&mut self, members: &[WorkerId], why: &str, actions: &mut Vec<Action>) {
+        let Some(reason) = lost_words(members, why) else { return };
         match self.phase {
             // The ledger decides: the survivors apply what it holds, then regroup.
             Phase::Committing { .. } => self.lost_in_commit.push(reason),
-            Phase::Stepping { .. } | Phase::Closing => self.regroup(&reason, actions),
+            // More may be gone for the same reason, which ends one generation and not one for each.
+            Phase::Stepping { .. } | Phase::Settling(_) => self.note_losses(members, why, actions),
+            Phase::Closing => self.regroup(&reason, actions),
             Phase::CatchingUp { .. } => self.lose_in_catch_up(members, &reason, actions),
             Phase::Gathering { .. } | Phase::Reuniting { .. } | Phase::RollingBack | Phase::Ended => {}
         }
@@ -116,5 +113,14 @@ impl RunState {
     pub(super) fn fail_without_workers(&mut self, reason: &str, actions: &mut Vec<Action>) {
         let reason = format!("no worker is left after {} steps ({reason})", self.next_step);
         self.end(Ending::Failed { reason }, actions);
+    }
+}
+
+/// Says who was lost, and why the first of them was; none when nobody was.
+pub(super) fn lost_words(lost: &[WorkerId], why: &str) -> Option<String> {
+    match lost {
+        [] => None,
+        [worker] => Some(format!("worker {worker} was lost: {why}")),
+        [worker, others @ ..] => Some(format!("worker {worker} and {} more were lost: {why}", others.len())),
     }
 }

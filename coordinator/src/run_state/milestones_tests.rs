@@ -14,6 +14,12 @@ fn on(core: &mut RunState, event: Event) -> Vec<Action> {
     core.on(event, Duration::ZERO)
 }
 
+/// A worker is killed.
+fn kill(core: &mut RunState, worker: WorkerId) -> Vec<Action> {
+    on(core, Event::Left { worker, reason: "killed".to_owned() });
+    settled(core)
+}
+
 /// Commits the step in hand and returns what follows.
 fn commit(core: &mut RunState) -> Vec<Action> {
     let (step, generation) = (core.next_step(), core.generation);
@@ -63,7 +69,7 @@ fn a_writer_that_dies_is_replaced_and_the_present_state_is_saved() {
     let (_, _, number) = request(&commit(&mut core)).unwrap();
     on(&mut core, saved(2, 1, number));
     commit(&mut core);
-    let actions = on(&mut core, Event::Left { worker: 1, reason: "killed".to_owned() });
+    let actions = kill(&mut core, 1);
     let (writer, next_step, again) = request(&actions).unwrap();
     assert_eq!((writer, next_step), (2, 2), "the state after one step is gone");
     assert_eq!(on(&mut core, saved(1, 1, number)), [], "the dead one is not heard");
@@ -75,7 +81,7 @@ fn a_save_outlives_the_loss_of_somebody_else() {
     let mut core = core(9);
     let (_, _, number) = request(&commit(&mut core)).unwrap();
     commit(&mut core);
-    let actions = on(&mut core, Event::Left { worker: 2, reason: "killed".to_owned() });
+    let actions = kill(&mut core, 2);
     assert_eq!(request(&actions), None, "{actions:?}");
     assert_eq!(on(&mut core, saved(1, 1, number)), [done(1)], "nobody waits for the dead one's hash");
 }
@@ -85,7 +91,7 @@ fn a_save_that_is_done_but_for_the_hash_of_a_dead_worker_counts() {
     let mut core = core(9);
     let (_, _, number) = request(&commit(&mut core)).unwrap();
     assert_eq!(on(&mut core, saved(1, 1, number)), []);
-    let actions = on(&mut core, Event::Left { worker: 2, reason: "killed".to_owned() });
+    let actions = kill(&mut core, 2);
     assert!(actions.contains(&done(1)), "{actions:?}");
 }
 

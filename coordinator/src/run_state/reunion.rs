@@ -138,10 +138,11 @@ impl RunState {
                 spoken(self.config.rejoin_timeout)
             )
         } else {
+            let holders = self.reunion.holders.iter().copied().collect();
             format!(
                 "{} of at least {least} workers left after {steps} steps ({reason}): the run waits up to {} for more; then \
                  it saves and ends",
-                self.reunion.holders.len(),
+                self.links.connected(holders, self.config.slots).len(),
                 spoken(self.config.max_wait)
             )
         };
@@ -201,7 +202,11 @@ impl RunState {
         }
         let waited = self.now.saturating_sub(since);
         let ready = self.membership.ready_workers();
-        let is_enough = ready.len() >= self.least_workers();
+        let (mut able, others): (Vec<_>, Vec<_>) =
+            ready.iter().copied().partition(|worker| self.reunion.holders.contains(worker));
+        able.extend(others);
+        // Those who cannot reach each other do not count both.
+        let is_enough = self.links.connected(able, self.config.slots).len() >= self.least_workers();
         let everybody = self.reunion.missing().is_empty();
         let is_time = everybody || waited >= self.config.rejoin_timeout;
         let holders: Vec<_> = ready.into_iter().filter(|worker| self.reunion.holders.contains(worker)).collect();

@@ -72,6 +72,14 @@ fn who_voted_and_did_not_hear_the_commit_applies_it() {
 }
 
 #[test]
+fn what_a_worker_held_is_told_once() {
+    let mut core = restarted(&[1, 2]);
+    back(&mut core, 3, 1, voted("gradient 4"), 1);
+    let late = Event::Ready { worker: 3, held: voted("gradient 4") };
+    assert_eq!(core.on(late, Duration::from_secs(1)), [], "it has applied the commit since");
+}
+
+#[test]
 fn who_is_behind_is_sent_the_state_by_a_holder_before_the_next_step() {
     for behind in [at(3), voted("another gradient"), Held { chain: "another history".into(), ..at(5) }, Held::default()]
     {
@@ -178,7 +186,7 @@ fn fewer_than_min_workers_wait_for_more_then_save_and_end() {
     assert_eq!((world.committed.len(), world.ending), (6, Some(Ending::Finished)));
 
     // Nobody comes.
-    let actions = wait(&mut alone, 1..=600);
+    let actions = wait(&mut alone, 1..=601);
     let asked = |action: &&Action| matches!(action, Action::Milestone { milestone: Milestone::Checkpoint, .. });
     let Some(Action::Milestone { next_step, request, .. }) = actions.iter().find(asked) else { panic!("{actions:?}") };
     let saved = Event::Done {
@@ -188,7 +196,7 @@ fn fewer_than_min_workers_wait_for_more_then_save_and_end() {
         request: *request,
         params_hash: None,
     };
-    let actions = alone.on(saved, Duration::from_secs(601));
+    let actions = alone.on(saved, Duration::from_secs(602));
     let Some(Action::Ended(Ending::Failed { reason })) = actions.last() else { panic!("{actions:?}") };
     assert!(reason.contains("1 worker(s) for 10 min, and cluster.min_workers is 2"), "{reason}");
 }

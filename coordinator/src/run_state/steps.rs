@@ -61,24 +61,6 @@ impl RunState {
         actions.push(Action::Commit { generation, step, gradient_hash, workers: self.group.clone() });
     }
 
-    pub(super) fn on_collective_failed(
-        &mut self,
-        worker: WorkerId,
-        (generation, step): (u64, u64),
-        peer_rank: Option<u32>,
-        reason: &str,
-        actions: &mut Vec<Action>,
-    ) {
-        let current = generation == self.generation && step == self.next_step && self.group.contains(&worker);
-        if !current || !matches!(self.phase, Phase::Stepping { .. }) {
-            return;
-        }
-        if let Some(peer_rank) = peer_rank {
-            self.on_broken_link(worker, peer_rank, actions);
-        }
-        self.regroup(&format!("the collective failed on worker {worker}: {reason}"), actions);
-    }
-
     pub(super) fn on_committed(&mut self, step: u64, chain: String, actions: &mut Vec<Action>) {
         let Phase::Committing { gradient_hash } = &self.phase else { return };
         assert_eq!(step, self.next_step, "one step is committed at a time");
@@ -121,7 +103,7 @@ impl RunState {
                 self.end(Ending::Interrupted { next_step: self.next_step }, actions);
             }
             // Finish the step in hand, then close.
-            Phase::Stepping { .. } | Phase::Committing { .. } => {
+            Phase::Stepping { .. } | Phase::Settling(_) | Phase::Committing { .. } => {
                 self.interrupted = true;
                 self.config.stop_step = self.next_step + 1;
             }

@@ -44,6 +44,8 @@ pub(super) struct Worker {
     pub(super) next_step: Option<u64>,
     /// Chain of the ledger that the state is of.
     pub(super) chain: String,
+    /// How often steps had been taken back when it last took part, or was welcomed for the first time.
+    pub(super) history: u64,
     /// When its connection broke, if it has none.
     pub(super) away_since: Option<u64>,
     /// Whether it has begun to load, and so has something to come back with.
@@ -57,8 +59,6 @@ pub(super) struct Worker {
     pub(super) plans: BTreeMap<u64, u64>,
     /// The vote that waits for its commit: generation, step, gradient.
     pub(super) pending: Option<(u64, u64, u64)>,
-    /// Rank of the peer that it cannot reach, when its sum is about to fail for that.
-    pub(super) unreachable: Option<u32>,
     /// Transfers that may read its state.
     pub(super) offers: BTreeSet<u64>,
     /// Stands still until then (SIGSTOP, a machine that swaps).
@@ -77,6 +77,7 @@ impl Worker {
             state: 0,
             next_step: None,
             chain: String::new(),
+            history: 0,
             away_since: None,
             is_welcomed: false,
             ready_since: u64::MAX,
@@ -85,7 +86,6 @@ impl Worker {
             group: Vec::new(),
             plans: BTreeMap::new(),
             pending: None,
-            unreachable: None,
             offers: BTreeSet::new(),
             paused_until: 0,
             corrupt_until: 0,

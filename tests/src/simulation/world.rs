@@ -51,7 +51,11 @@ enum Happening {
     Sum {
         worker: WorkerId,
         number: u64,
-        is_whole: bool,
+        broken: Option<Broken>,
+    },
+    /// The coordinator looks at the clock, because it is gathering something.
+    Look {
+        life: u64,
     },
     /// A worker says that it lives.
     Heartbeat {
@@ -69,14 +73,22 @@ enum Happening {
     Saved {
         worker: WorkerId,
         message: Action,
-        state: u64,
-        chain: String,
+        file: File,
     },
     Fault,
     StartWorker {
         machine: usize,
     },
     StartCoordinator,
+}
+
+/// The link of a worker to a peer broke.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Broken {
+    /// Whose.
+    rank: u32,
+    /// The peer has hung up.
+    closed: bool,
 }
 
 /// A happening to come; the earliest first, and of two at one time the one that was planned first.
@@ -109,6 +121,16 @@ struct Entry {
     gradient: u64,
 }
 
+/// A checkpoint in files.
+#[derive(Debug, Clone, PartialEq)]
+struct File {
+    state: u64,
+    /// Chain of the ledger that it is of.
+    chain: String,
+    /// How often steps had been taken back when it was asked for.
+    history: u64,
+}
+
 /// What outlives the coordinator.
 #[derive(Debug, Default)]
 struct Disk {
@@ -116,8 +138,10 @@ struct Disk {
     ledger: Vec<Entry>,
     /// Checkpoints in the ledger: steps done.
     checkpoints: BTreeSet<u64>,
-    /// States in files with the chain they are of, by steps done. Only whole ones appear.
-    files: BTreeMap<u64, (u64, String)>,
+    /// Checkpoints in files, by steps done. Only whole ones appear.
+    files: BTreeMap<u64, File>,
+    /// How often steps were taken back.
+    history: u64,
     /// Workers of the last generation.
     members: BTreeSet<WorkerId>,
     /// Most steps that were ever taken back.
@@ -159,6 +183,10 @@ pub(super) struct World {
     clock_offset: Millis,
     disk: Disk,
     workers: BTreeMap<WorkerId, Worker>,
+    /// How often steps had been taken back when a worker was welcomed.
+    welcomed: BTreeMap<WorkerId, u64>,
+    /// Workers that have ended in good order: what they were writing they finish.
+    parted: BTreeSet<WorkerId>,
     next_worker: WorkerId,
     machines: usize,
     links: Links,
@@ -203,6 +231,8 @@ impl World {
             clock_offset: 0,
             disk: Disk::default(),
             workers: BTreeMap::new(),
+            welcomed: BTreeMap::new(),
+            parted: BTreeSet::new(),
             next_worker: 1,
             machines,
             links: Links::default(),
@@ -259,7 +289,9 @@ impl World {
     /// When the one to whom it happens stands still: until when.
     fn stands_still_until(&self, what: &Happening) -> Option<Millis> {
         let until = match what {
-            Happening::Event { .. } | Happening::Written { .. } => self.coordinator_paused_until,
+            Happening::Event { .. } | Happening::Written { .. } | Happening::Look { .. } => {
+                self.coordinator_paused_until
+            }
             Happening::Message { worker, .. }
             | Happening::Activity { worker, .. }
             | Happening::Sum { worker, .. }
@@ -277,8 +309,9 @@ impl World {
             Happening::Written { life, step } => self.on_written(life, step),
             Happening::Message { worker, message } => self.on_message(worker, message),
             Happening::Activity { worker, number } => self.on_activity(worker, number),
-            Happening::Sum { worker, number, is_whole } => self.on_sum(worker, number, is_whole),
-            Happening::Saved { worker, message, state, chain } => self.on_saved(worker, message, (state, chain)),
+            Happening::Sum { worker, number, broken } => self.on_sum(worker, number, broken),
+            Happening::Look { life } => self.on_look(life),
+            Happening::Saved { worker, message, file } => self.on_saved(worker, message, file),
             Happening::Heartbeat { worker } => {
                 if self.workers.get(&worker).is_some_and(|worker| worker.away_since.is_none()) {
                     self.say(worker, Event::Heard { worker });

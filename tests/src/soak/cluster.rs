@@ -34,8 +34,8 @@ pub(super) struct Worker {
     pub(super) stage: Stage,
     /// Since when it is stopped.
     pub(super) stopped: Option<Instant>,
-    /// Whether this process was ever stopped: then it may have been given up.
-    pub(super) was_stopped: bool,
+    /// Whether it was stopped since it last took part in a generation: then it may have been given up.
+    was_stopped: bool,
     /// When it is to be started again.
     pub(super) start_at: Option<Instant>,
     /// When it is to go on.
@@ -174,6 +174,8 @@ impl Cluster {
             worker.stage = worker.stage.max(Stage::Loaded);
         } else if text.contains("generation formed") {
             (worker.stage, worker.coordinators) = (Stage::Member, self.coordinators);
+            // What it said before it was stopped may be read later.
+            worker.was_stopped = worker.stopped.is_some();
         }
     }
 
@@ -182,14 +184,13 @@ impl Cluster {
         self.last_words.push_front(text.to_owned());
     }
 
-    /// Takes the workers that have ended by themselves. Returns each with whether it may: one that stood still was given up,
-    /// and is told so when it goes on.
-    pub(super) fn reap_workers(&mut self) -> Vec<(usize, String, bool)> {
+    /// Takes the workers that have ended by themselves: which, and how.
+    pub(super) fn reap_workers(&mut self) -> Vec<(usize, String)> {
         let mut ended = Vec::new();
         for index in 0..self.workers.len() {
             let worker = &mut self.workers[index];
             let Some(status) = worker.process.as_mut().and_then(Process::exit) else { continue };
-            ended.push((index, format!("{} ended by itself: {status}", worker.name()), worker.was_stopped));
+            ended.push((index, format!("{} ended by itself: {status}", worker.name())));
             worker.process = None;
             (worker.stopped, worker.continue_at) = (None, None);
         }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::DeviceThread;
 use crate::engine::Engine;
 use crate::error::WorkerError;
-use crate::save::{SaveError, save_checkpoint};
+use crate::save::{SaveError, history_of, save_checkpoint};
 
 /// The chain of a state that is none of the run's, or half another one's: no ledger has it.
 pub(super) const NO_CHAIN: &str = "partial";
@@ -81,17 +81,18 @@ impl<E: Engine> DeviceThread<E> {
         self.background.finish();
         let _turn = take_turn(&folder)?;
         let path = folder.join(checkpoint::folder_name(next_step));
+        let mut run: serde_json::Value = serde_json::from_str(&save.run_state_json)
+            .map_err(|error| WorkerError::Protocol { problem: format!("its run state is no JSON: {error}") })?;
         match checkpoint::read_state(&path) {
             Ok(state) if state.run.get(CHAIN).and_then(|chain| chain.as_str()) == Some(&self.chain) => {
                 tracing::info!(next_step, path = %path.display(), "the state is saved already");
             }
-            Ok(_) => {
-                let problem = "it holds the state of another run, which is left as it is".to_owned();
+            Ok(state) if history_of(&state.run) >= history_of(&run) => {
+                let problem = "it holds another state of these steps, which is left as it is".to_owned();
                 return Err(WorkerError::CheckpointContent { path, problem });
             }
-            Err(_) => {
-                let mut run: serde_json::Value = serde_json::from_str(&save.run_state_json)
-                    .map_err(|error| WorkerError::Protocol { problem: format!("its run state is no JSON: {error}") })?;
+            // None, or one that the run has gone back from since.
+            _ => {
                 run[CHAIN] = self.chain.as_str().into();
                 let params_hash = self.trainer.params_hash();
                 let snapshot = self.trainer.snapshot(&self.desk.run_id, &params_hash);

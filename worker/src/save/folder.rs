@@ -32,6 +32,16 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), SaveError> {
 
 /// Fills a folder beside its place, syncs everything in it, and renames it. One that stands there already is replaced.
 pub(crate) fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<(), SaveError>) -> Result<(), SaveError> {
+    replace_folder_if(path, || Ok(()), fill)
+}
+
+/// The same, unless `may_replace` objects when all is written. Of several writers one at a time looks and renames, where the
+/// file system knows locks.
+pub(super) fn replace_folder_if(
+    path: &Path,
+    may_replace: impl FnOnce() -> Result<(), SaveError>,
+    fill: impl FnOnce(&Path) -> Result<(), SaveError>,
+) -> Result<(), SaveError> {
     let (partial, old) = (partial_name(path, "new"), partial_name(path, "old"));
     fs::create_dir_all(parent(path)).map_err(failed(parent(path)))?;
     remove_leftovers(parent(path)).map_err(failed(parent(path)))?;
@@ -39,6 +49,9 @@ pub(crate) fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<(),
     let _writing = hold(&partial);
     let written = created.and_then(|()| fill(&partial)).and_then(|()| {
         sync_tree(&partial)?;
+        let turn = File::open(parent(path)).ok();
+        let _turn = turn.filter(|folder| folder.lock().is_ok());
+        may_replace()?;
         let swap = || {
             // Two renames: the system has no one call, available everywhere, that swaps folders.
             if path.exists() {
@@ -159,6 +172,24 @@ mod tests {
         drop(writing);
         replace_folder(&root.path().join("step-000001"), |_| Ok(())).unwrap();
         assert_eq!(names(root.path()), ["step-000001"]);
+    }
+
+    #[test]
+    fn what_may_not_be_replaced_stays_and_of_two_writers_one_looks_at_a_time() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("step-000001");
+        replace_folder(&path, |folder| write_file(&folder.join("file"), b"new")).unwrap();
+        let objection = || Err(SaveError::Outdated { path: path.clone() });
+        let late = replace_folder_if(&path, objection, |folder| write_file(&folder.join("file"), b"late"));
+        assert!(matches!(late, Err(SaveError::Outdated { .. })));
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "new");
+        assert_eq!(names(root.path()), ["step-000001"]);
+        let other_looks = || {
+            let other = File::open(root.path()).unwrap().try_lock();
+            assert!(matches!(other, Err(TryLockError::WouldBlock)));
+            Ok(())
+        };
+        replace_folder_if(&path, other_looks, |_| Ok(())).unwrap();
     }
 
     #[test]

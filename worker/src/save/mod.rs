@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ballast_common::checkpoint::{CheckpointState, FORMAT_VERSION, FileRecord, STATE_FILE, folder_name, record};
+use ballast_common::checkpoint::{
+    CheckpointState, FORMAT_VERSION, FileRecord, STATE_FILE, folder_name, read_state, record,
+};
 use ballast_model::adamw::AdamW;
 use ballast_model::{FlatLayout, SavePrecision, StableDiffusion};
 use thiserror::Error;
@@ -21,6 +23,9 @@ pub(crate) use background::{Background, Choice, OwnedSnapshot, Written, settled}
 pub(crate) use folder::{replace_folder, write_file};
 pub(crate) use optimizer_file::{OPTIMIZER_FILE, read_optimizer};
 
+/// The key of `state.json`'s `run` object that says how often the run had gone back to a checkpoint when this one was asked
+/// for. Older checkpoints have none.
+const HISTORY: &str = "history";
 /// Folder of the model within a checkpoint.
 pub(crate) const MODEL_FOLDER: &str = "model";
 
@@ -48,6 +53,12 @@ pub enum SaveError {
     /// What was written cannot be read back for its hash.
     #[error("cannot read back what was just written")]
     ReadBack(#[source] ballast_common::checkpoint::CheckpointError),
+    /// The run has gone back to an earlier checkpoint since this save was asked for, and has made another one of these steps.
+    #[error("{path} holds the state of a later history of the run, and is left as it is")]
+    Outdated {
+        /// The checkpoint that stays.
+        path: PathBuf,
+    },
     /// A bug.
     #[error("the thread that writes the checkpoint panicked")]
     Panicked,
@@ -64,7 +75,7 @@ impl SaveError {
                 CheckpointError::Overflow { .. } => return Some("set precision.save to \"fp32\"".to_owned()),
                 _ => return None,
             },
-            Self::ReadBack(_) | Self::Panicked => return None,
+            Self::ReadBack(_) | Self::Outdated { .. } | Self::Panicked => return None,
         };
         let hint = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space; the run can be resumed",
@@ -91,13 +102,21 @@ pub(crate) struct Snapshot<'a> {
 
 /// Writes `checkpoints/step-NNNNNN` below the run folder and returns its path. The model is saved in fp32 whatever the
 /// config says, so that a resumed run goes on with the same bits.
+///
+/// A disk may hold a save up for longer than the run takes to go back to a checkpoint and come here again. What it has made by
+/// then stays: see [`SaveError::Outdated`].
 pub(crate) fn save_checkpoint(
     snapshot: &Snapshot,
     run_folder: &Path,
     run: serde_json::Value,
 ) -> Result<PathBuf, SaveError> {
     let path = run_folder.join("checkpoints").join(folder_name(snapshot.next_step));
-    replace_folder(&path, |folder| {
+    let history = history_of(&run);
+    let may_replace = || match read_state(&path) {
+        Ok(state) if history_of(&state.run) > history => Err(SaveError::Outdated { path: path.clone() }),
+        _ => Ok(()), // there is none, or none that can be read
+    };
+    folder::replace_folder_if(&path, may_replace, |folder| {
         let model = folder.join(MODEL_FOLDER);
         save_model(snapshot.model, &model, SavePrecision::Fp32)?;
         optimizer_file::write_optimizer(&folder.join(OPTIMIZER_FILE), snapshot.layout, &snapshot.optimizer)?;
@@ -113,6 +132,11 @@ pub(crate) fn save_checkpoint(
         write_file(&folder.join(STATE_FILE), text.as_bytes())
     })?;
     Ok(path)
+}
+
+/// How often the run had gone back to a checkpoint when one with this `run` object was asked for.
+pub(crate) fn history_of(run: &serde_json::Value) -> u64 {
+    run.get(HISTORY).and_then(serde_json::Value::as_u64).unwrap_or(0)
 }
 
 /// Writes `final/` and `final.safetensors` below the run folder and returns their paths.

@@ -98,7 +98,7 @@ impl Session {
     async fn save_alone(&mut self) -> Result<Option<PathBuf>, WorkerError> {
         let (reply, saved) = oneshot::channel();
         let run_folder = PathBuf::from(&self.welcome.run_folder);
-        let run_state_json = self.welcome.run_state_json.clone();
+        let run_state_json = self.state_json.clone();
         self.tell(Command::SaveAlone(SaveAlone { run_folder, run_state_json, reply })).await?;
         tokio::select! {
             biased;

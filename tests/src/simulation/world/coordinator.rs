@@ -7,7 +7,7 @@ use ballast_coordinator::run_state::{
     Action, CoreConfig, Ending, Event, Head, LeftBehind, Milestone, RunState, WorkerId,
 };
 
-use super::{Entry, Happening, Millis, World};
+use super::{Entry, File, Happening, Millis, World};
 use crate::simulation::truth;
 
 const TICK: Millis = 500;
@@ -84,6 +84,7 @@ impl World {
         if committed > self.first_step {
             self.disk.rolled_back_from = self.disk.rolled_back_from.max(committed);
             self.disk.ledger.truncate(self.first_step as usize);
+            self.disk.history += 1;
             self.tally.rollbacks += 1;
         }
     }
@@ -92,7 +93,7 @@ impl World {
     fn adopt_checkpoint(&mut self) {
         let newest = self.disk.checkpoints.last().copied().unwrap_or(0);
         let range = newest + 1..=self.committed().max(newest + 1);
-        let is_ours = |(step, (_, chain)): &(&u64, &(u64, String))| *chain == self.chain_after(**step);
+        let is_ours = |(step, file): &(&u64, &File)| file.chain == self.chain_after(**step);
         let found = self.disk.files.range(range).rev().find(is_ours).map(|(step, _)| *step);
         self.disk.checkpoints.extend(found.filter(|step| *step <= self.committed()));
     }
@@ -149,12 +150,26 @@ impl World {
             self.note(|| format!("    → {action:?}"));
             self.perform(action)?;
         }
+        if let Some(at) = self.core.as_ref().and_then(RunState::next_look) {
+            let delay = at.saturating_sub(self.clock()).as_millis() as u64;
+            self.plan(delay, Happening::Look { life: self.life });
+        }
         Ok(())
+    }
+
+    /// The coordinator is gathering something, and the time for it may be over.
+    pub(super) fn on_look(&mut self, life: u64) -> Result<(), String> {
+        let now = self.clock();
+        let is_due = self.core.as_ref().and_then(RunState::next_look).is_some_and(|at| now >= at);
+        if life == self.life && is_due { self.decide(Event::Tick) } else { Ok(()) }
     }
 
     fn perform(&mut self, action: Action) -> Result<(), String> {
         match &action {
-            Action::Welcome { worker, .. } => self.send(*worker, &action),
+            Action::Welcome { worker, .. } => {
+                self.welcomed.insert(*worker, self.disk.history);
+                self.send(*worker, &action);
+            }
             Action::Refuse { worker, reason } => {
                 self.check(!reason.contains("the ledger holds"), "a worker is ahead of the ledger")?;
                 self.dismiss(*worker, &action);
@@ -165,7 +180,13 @@ impl World {
                 }
             }
             Action::RollBack { .. } => return self.go_back(),
-            Action::LeaveOut { .. } => self.tally.left_out += 1,
+            Action::LeaveOut { worker, peers, .. } => {
+                self.tally.left_out += 1;
+                for peer in peers {
+                    let were_apart = self.were_apart(*worker, *peer);
+                    self.check(were_apart, &format!("worker {worker} is left out, which could reach worker {peer}"))?;
+                }
+            }
             Action::Wait { .. } => {}
             Action::Evict { worker, reason, .. } => {
                 self.tally.losses += 1;
@@ -228,7 +249,7 @@ impl World {
             Action::Offer { source, .. } => self.send(*source, &action),
             Action::Fetch { joiner, .. } => self.send(*joiner, &action),
             Action::MilestoneDone { milestone: Milestone::Checkpoint, next_step } => {
-                let saved = self.disk.files.get(next_step).map(|(state, _)| *state);
+                let saved = self.disk.files.get(next_step).map(|file| file.state);
                 self.check(
                     saved == Some(self.truth[*next_step as usize]),
                     "a checkpoint is recorded that is not whole",

@@ -1,6 +1,6 @@
 //! What breaks: processes, links and clocks. Every fault ends by itself, and none begins after `faults_end`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ballast_coordinator::run_state::{Event, WorkerId};
 
@@ -22,6 +22,8 @@ pub(super) struct Links {
     slow: BTreeMap<usize, (Millis, Millis)>,
     /// Pairs of machines that cannot reach each other, and until when.
     apart: BTreeMap<(usize, usize), Millis>,
+    /// Pairs of machines that ever could not.
+    were_apart: BTreeSet<(usize, usize)>,
     /// When the newest message of a connection arrives, by direction: order is kept.
     newest: BTreeMap<(WorkerId, bool), Millis>,
 }
@@ -50,6 +52,13 @@ impl World {
         let newest = self.links.newest.entry((worker, to_coordinator)).or_default();
         *newest = time.max(*newest);
         *newest
+    }
+
+    /// Whether the link between two workers was ever cut. One that has ended cannot be asked any more.
+    pub(super) fn were_apart(&self, one: WorkerId, other: WorkerId) -> bool {
+        let machine = |worker| self.workers.get(&worker).map(|worker| worker.machine);
+        let (Some(one), Some(other)) = (machine(one), machine(other)) else { return true };
+        self.links.were_apart.contains(&(one.min(other), one.max(other)))
     }
 
     pub(super) fn duplicates_now(&self) -> bool {
@@ -81,7 +90,9 @@ impl World {
             (3, _) => self.cut_off(machine),
             (4, _) => {
                 let other = self.rng.within(0..self.machines as u64) as usize;
-                self.links.apart.insert((machine.min(other), machine.max(other)), until);
+                let pair = (machine.min(other), machine.max(other));
+                self.links.apart.insert(pair, until);
+                self.links.were_apart.insert(pair);
             }
             (5, _) => {
                 let delay = self.rng.within(100..4_000);

@@ -3,7 +3,7 @@
 
 use ballast_coordinator::run_state::{Event, WorkerId};
 
-use super::{Happening, Millis, World};
+use super::{File, Happening, Millis, World};
 use crate::simulation::truth;
 use crate::simulation::worker::{Activity, NO_CHAIN, Worker};
 
@@ -32,11 +32,7 @@ impl World {
             let event = Event::Left { worker: id, reason: "its connection broke".to_owned() };
             self.plan_at(time, Happening::Event { life: self.life, worker: Some(id), event });
         }
-        for peer in self.workers.keys().copied().collect::<Vec<_>>() {
-            if self.workers[&peer].group.contains(&id) {
-                self.break_sum(peer, 50);
-            }
-        }
+        self.hang_up(id);
         let delay = self.rng.within(1..2_000);
         self.plan(delay, Happening::Knock { worker: id });
         // What had arrived is done, in order: a commit among it counts.
@@ -91,9 +87,10 @@ impl World {
         let Worker { next_step, state, chain, .. } = &self.workers[&id];
         if let Some(next_step) = next_step.filter(|next_step| *next_step > 0 && !chain.is_empty() && chain != NO_CHAIN)
         {
-            self.disk.files.insert(next_step, (*state, chain.clone()));
-            self.tally.saved_alone += 1;
             debug_assert!(self.truth[next_step as usize] == *state, "{}", truth::hash(*state));
+            let file = File { state: *state, chain: chain.clone(), history: self.workers[&id].history };
+            self.tally.saved_alone += 1;
+            self.replace_file(next_step, file);
         }
     }
 }
@@ -104,8 +101,8 @@ fn said_by(event: Event, worker: WorkerId) -> Event {
         Event::Reduced { generation, step, gradient_hash, .. } => {
             Event::Reduced { worker, generation, step, gradient_hash }
         }
-        Event::CollectiveFailed { generation, step, peer_rank, reason, .. } => {
-            Event::CollectiveFailed { worker, generation, step, peer_rank, reason }
+        Event::CollectiveFailed { generation, step, peer_rank, peer_closed, reason, .. } => {
+            Event::CollectiveFailed { worker, generation, step, peer_rank, peer_closed, reason }
         }
         Event::Done { milestone, next_step, request, params_hash, .. } => {
             Event::Done { worker, milestone, next_step, request, params_hash }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ballast_coordinator::run_state::{Action, Event, Milestone, WorkerId};
 
-use super::{Happening, World};
+use super::{Broken, File, Happening, World};
 use crate::simulation::truth::{self, FIRST_STATE};
 use crate::simulation::worker::{Activity, NO_CHAIN, Worker};
 
@@ -31,12 +31,7 @@ impl World {
             let event = Event::Left { worker, reason: "its connection was closed".to_owned() };
             self.plan_at(time, Happening::Event { life: self.life, worker: Some(worker), event });
         }
-        // Its peers' connections break.
-        for peer in self.workers.keys().copied().collect::<Vec<_>>() {
-            if self.workers[&peer].group.contains(&worker) {
-                self.break_sum(peer, 50);
-            }
-        }
+        self.hang_up(worker);
         let delay = self.rng.within(100..3_000);
         self.plan(delay, Happening::StartWorker { machine: ended.machine });
     }
@@ -67,6 +62,7 @@ impl World {
         };
         match message {
             Action::Refuse { .. } | Action::Evict { .. } | Action::StartOver { .. } | Action::Finish { .. } => {
+                self.parted.insert(id);
                 self.end_worker(id, false);
                 return Ok(());
             }
@@ -106,11 +102,13 @@ impl World {
         let applied_chain = |world: &Self, step: u64| world.chain_after(step + 1);
         let next_chain =
             if let Action::Apply { step, .. } = &message { applied_chain(self, *step) } else { String::new() };
+        let welcomed = self.welcomed.get(&id).copied().unwrap_or_default();
         let worker = self.workers.get_mut(&id).expect("only living workers obey");
         match message {
             Action::Welcome { .. } if worker.is_welcomed => self.say_ready(id),
             Action::Welcome { catch_up, .. } => {
                 worker.is_welcomed = true;
+                worker.history = welcomed;
                 worker.chain = if catch_up { NO_CHAIN.to_owned() } else { chain };
                 worker.next_step = (!catch_up).then_some(self.first_step);
                 worker.state = if catch_up { FIRST_STATE } else { self.truth[self.first_step as usize] };
@@ -122,6 +120,7 @@ impl World {
                 }
                 worker.end_generation();
                 (worker.generation, worker.group) = (generation, workers);
+                worker.history = welcomed; // it holds the state that the ledger has
             }
             Action::Plan { generation, step, .. } => {
                 worker.plans.insert(step, generation);
@@ -208,10 +207,13 @@ impl World {
     /// Who writes a checkpoint takes a copy and goes on; the others answer at once.
     fn save(&mut self, id: WorkerId, message: Action) -> Result<(), String> {
         let Action::Milestone { next_step, request, workers, milestone } = &message else { unreachable!("it is one") };
-        let (state, chain) = (self.workers[&id].state, self.workers[&id].chain.clone());
+        let Worker { state, chain, history, .. } = &self.workers[&id];
+        let file = File { state: *state, chain: chain.clone(), history: *history };
+        let state = file.state;
         if workers[0] == id {
-            let delay = self.rng.within(1..4_000);
-            self.plan(delay, Happening::Saved { worker: id, message, state, chain });
+            // A disk that hangs may take longer than a run takes to go back.
+            let delay = if self.rng.one_in(10) { self.rng.within(4_000..60_000) } else { self.rng.within(1..4_000) };
+            self.plan(delay, Happening::Saved { worker: id, message, file });
         } else {
             let (next_step, request, milestone) = (*next_step, *request, *milestone);
             let params_hash = Some(truth::hash(state));
@@ -221,21 +223,42 @@ impl World {
     }
 
     /// The copy is on the disk, unless the disk was full.
-    pub(super) fn on_saved(&mut self, id: WorkerId, message: Action, held: (u64, String)) -> Result<(), String> {
+    pub(super) fn on_saved(&mut self, id: WorkerId, message: Action, file: File) -> Result<(), String> {
         let Action::Milestone { next_step, request, milestone, .. } = message else { unreachable!("it is one") };
         if !self.workers.contains_key(&id) {
-            return Ok(()); // half a checkpoint, which nobody sees
+            // Half a checkpoint, which nobody sees; unless its writer has waited for it before it ended.
+            if self.parted.contains(&id) {
+                self.replace_file(next_step, file);
+            }
+            return self.check_checkpoints();
         }
         let may_fail = self.background_saves.contains(&(self.life, request));
-        if may_fail && self.rng.one_in(5) {
+        let params_hash = Some(truth::hash(file.state));
+        if (may_fail && self.rng.one_in(5)) || !self.replace_file(next_step, file) {
             self.tally.failed_saves += 1;
             self.say(id, Event::SaveFailed { worker: id, milestone, next_step, request });
-            return Ok(());
+        } else {
+            self.say(id, Event::Done { worker: id, milestone, next_step, request, params_hash });
         }
-        let params_hash = Some(truth::hash(held.0));
-        self.disk.files.insert(next_step, held);
-        self.say(id, Event::Done { worker: id, milestone, next_step, request, params_hash });
-        Ok(())
+        self.check_checkpoints()
+    }
+
+    /// Renames a checkpoint to its final name, unless one stands there that was asked for after a later return to a checkpoint.
+    pub(super) fn replace_file(&mut self, next_step: u64, file: File) -> bool {
+        let is_outdated = self.disk.files.get(&next_step).is_some_and(|other| other.history > file.history);
+        if !is_outdated {
+            self.disk.files.insert(next_step, file);
+        }
+        !is_outdated
+    }
+
+    /// What the ledger calls a checkpoint is one of its own commits.
+    fn check_checkpoints(&self) -> Result<(), String> {
+        let is_ours = |step: &u64| self.disk.files.get(step).is_some_and(|file| file.chain == self.chain_after(*step));
+        match self.disk.checkpoints.iter().find(|step| !is_ours(step)) {
+            None => Ok(()),
+            Some(step) => Err(format!("the checkpoint of {step} steps is of other commits than the ledger's")),
+        }
     }
 
     fn fetched(&mut self, id: WorkerId, source: WorkerId, transfer: u64, next_step: u64, state_hash: String) {
@@ -271,8 +294,8 @@ impl World {
         };
         let peer_of = |one: &WorkerId| group.iter().position(|other| one != other && is_apart(one, other));
         let broken: BTreeMap<WorkerId, usize> = group.iter().filter_map(|one| Some((*one, peer_of(one)?))).collect();
-        if group.iter().any(|member| !self.workers.contains_key(member)) {
-            self.break_sum(id, 50);
+        if let Some(rank) = group.iter().position(|member| !self.workers.contains_key(member)) {
+            self.break_sum(id, Broken { rank: rank as u32, closed: true }, 50);
             return Ok(());
         }
         if group.iter().any(|member| self.workers[member].activity != reducing) {
@@ -284,36 +307,48 @@ impl World {
                 return Err(format!("worker {member} adds to step {step} from another state"));
             }
             if let Some(peer_rank) = broken.get(&member) {
-                let worker = self.workers.get_mut(&member).expect("it reduces");
-                worker.unreachable = Some(*peer_rank as u32);
-                self.break_sum(member, 2_000);
+                let broken = Broken { rank: *peer_rank as u32, closed: false };
+                self.break_sum(member, broken, 2_000);
             } else if broken.is_empty() {
                 let number = worker.activity_number;
                 let delay = self.rng.within(1..40);
-                self.plan(delay, Happening::Sum { worker: member, number, is_whole: true });
+                self.plan(delay, Happening::Sum { worker: member, number, broken: None });
             }
         }
         Ok(())
     }
 
+    /// A worker closes its links, or they end with it: whoever waits for a sum of its group finds that, a little later.
+    pub(super) fn hang_up(&mut self, id: WorkerId) {
+        let generation = self.workers.get(&id).map(|worker| worker.generation);
+        let others = self.workers.iter().filter(|(peer, worker)| {
+            **peer != id && generation.is_none_or(|generation| generation == worker.generation)
+        });
+        for peer in others.map(|(peer, _)| *peer).collect::<Vec<_>>() {
+            if let Some(rank) = self.workers[&peer].group.iter().position(|member| *member == id) {
+                self.break_sum(peer, Broken { rank: rank as u32, closed: true }, 50);
+            }
+        }
+    }
+
     /// A worker that waits for a sum finds a link broken, a little later.
-    pub(super) fn break_sum(&mut self, id: WorkerId, at_most: u64) {
+    fn break_sum(&mut self, id: WorkerId, broken: Broken, at_most: u64) {
         let Some(worker) = self.workers.get(&id) else { return };
         if matches!(worker.activity, Activity::Reducing { .. }) {
             let number = worker.activity_number;
             let delay = self.rng.within(1..at_most);
-            self.plan(delay, Happening::Sum { worker: id, number, is_whole: false });
+            self.plan(delay, Happening::Sum { worker: id, number, broken: Some(broken) });
         }
     }
 
-    pub(super) fn on_sum(&mut self, id: WorkerId, number: u64, is_whole: bool) -> Result<(), String> {
+    pub(super) fn on_sum(&mut self, id: WorkerId, number: u64, broken: Option<Broken>) -> Result<(), String> {
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.activity_number == number) else {
             return Ok(());
         };
         let Activity::Reducing { generation, step } = worker.activity else { return Ok(()) };
         worker.begin(Activity::Idle);
-        let event = if is_whole {
+        let event = if broken.is_none() {
             let mut gradient = truth::gradient(step, worker.state);
             if worker.corrupt_until > now && worker.group.len() > 1 {
                 gradient ^= id;
@@ -321,9 +356,13 @@ impl World {
             worker.pending = Some((generation, step, gradient));
             Event::Reduced { worker: id, generation, step, gradient_hash: truth::hash(gradient) }
         } else {
-            let peer_rank = worker.unreachable.take();
-            Event::CollectiveFailed { worker: id, generation, step, peer_rank, reason: "a link broke".to_owned() }
+            let (peer_rank, peer_closed) = (broken.map(|it| it.rank), broken.is_some_and(|it| it.closed));
+            let reason = "a link broke".to_owned();
+            Event::CollectiveFailed { worker: id, generation, step, peer_rank, peer_closed, reason }
         };
+        if broken.is_some() {
+            self.hang_up(id);
+        }
         self.say(id, event);
         self.pump(id)
     }

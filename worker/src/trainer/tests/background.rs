@@ -63,6 +63,23 @@ fn a_save_that_fails_says_why_and_leaves_nothing() {
     assert_eq!(files(place.path()).len(), 1);
 }
 
+/// The run has gone back to a checkpoint and has come to this step again, while a disk held the first save of it up.
+#[test]
+fn a_save_that_was_held_up_does_not_replace_one_of_a_later_history() {
+    let bench = Bench::new();
+    let (trainer, _) = checkpoint(&bench);
+    let snapshot = trainer.snapshot("a run", "hash");
+    let place = tempfile::tempdir().unwrap();
+    let save = |run: serde_json::Value| save_checkpoint(&snapshot, place.path(), run);
+    let path = save(serde_json::json!({ "chain": "first" })).unwrap();
+    save(serde_json::json!({ "chain": "again", "history": 1 })).unwrap();
+    let error = save(serde_json::json!({ "chain": "late", "history": 0 })).unwrap_err();
+    assert!(matches!(&error, crate::save::SaveError::Outdated { path: kept } if *kept == path), "{error}");
+    let state = ballast_common::checkpoint::verify(&path).unwrap();
+    assert_eq!(state.run["chain"], "again");
+    save(serde_json::json!({ "chain": "once more", "history": 1 })).unwrap();
+}
+
 #[test]
 fn the_config_decides_whether_a_copy_is_made() {
     let bench = Bench::new();
