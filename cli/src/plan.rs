@@ -13,7 +13,7 @@ use ballast_common::telemetry::{self, Options, Service};
 use crate::OutputArgs;
 use crate::config_args::{Flags, SetArgs, load};
 use crate::failure::Failure;
-use crate::memory::MemoryReport;
+use crate::memory::{GpuMemory, MemoryReport};
 use crate::output::{print, text_options};
 use crate::scan::{duplicates, scan};
 
@@ -52,6 +52,10 @@ pub(crate) struct Args {
     /// Also works out how much memory each worker will take; reads the headers of the model's files.
     #[arg(long, conflicts_with = "other")]
     memory: bool,
+    /// With --memory: says whether it fits a card of this size, as 24GB or 80GiB, and what would help. Without it: the
+    /// smallest card of this machine, where it trains on cards.
+    #[arg(long, value_name = "SIZE", requires = "memory")]
+    gpu_memory: Option<GpuMemory>,
     #[command(flatten)]
     set: SetArgs,
 }
@@ -73,7 +77,7 @@ Examples:
   ballast plan --data pictures
   ballast plan train.toml --epochs 20 --out schedules
   ballast plan train.toml --set step.micro_batch_size=8
-  ballast plan train.toml --memory
+  ballast plan train.toml --memory --gpu-memory 24GB
   ballast plan before.toml after.toml
   ballast plan pictures pictures-new
   ballast plan train.toml --format json | jq '.epochs[0].folders[] | [.path, .scheduled]'
@@ -95,7 +99,7 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
     let is_said_there = args.format == Format::Text && std::io::stdout().is_terminal() && output.verbosity() == 0;
     let _telemetry = telemetry::init(Service::Cli, Options::new(output.verbosity() - i8::from(is_said_there)));
     let plan = Plan::make(args.config.as_deref(), &args)?;
-    let memory = args.memory.then(|| MemoryReport::new(&plan.config, &plan.dataset)).transpose()?;
+    let memory = args.memory.then(|| MemoryReport::new(&plan.config, &plan.dataset, args.gpu_memory)).transpose()?;
     let text = match (&args.other, args.format) {
         (None, Format::Json) => json(&with_memory(serde_json::json!(plan.report), memory.as_ref())),
         (None, Format::Text) => {

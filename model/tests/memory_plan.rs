@@ -8,8 +8,8 @@
 use ballast_model::memory::{MemoryRequest, Target};
 use ballast_model::objective::weighted_loss;
 use ballast_model::{
-    Checkpoint, MicroBatch, OpenOptions, Preset, SavePrecision, StableDiffusion, Trainable, cpu_device, init_model,
-    standard_normal, tensor,
+    Checkpoint, Compute, MicroBatch, OpenOptions, Preset, SavePrecision, StableDiffusion, Trainable, cpu_device,
+    init_model, standard_normal, tensor,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,17 +38,21 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Bytes that a forward pass leaves behind, and the most that were there until the gradient was.
-fn counted(model: &StableDiffusion, trainable: &Trainable, size: usize, latent: [usize; 2]) -> [i64; 2] {
+fn batch(model: &StableDiffusion, size: usize, latent: [usize; 2]) -> MicroBatch {
     let shape = [size, 4, latent[0], latent[1]];
     let normal = |name| tensor(standard_normal(1, "test", name, shape.iter().product()), shape, &cpu_device());
-    let batch = MicroBatch {
+    MicroBatch {
         latents: normal("latents"),
         noise: normal("noise"),
         timesteps: vec![500; size],
         token_ids: vec![model.tokenizer.encode("a red disc"); size],
         weights: vec![1.0; size],
-    };
+    }
+}
+
+/// Bytes that a forward pass leaves behind, and the most that were there until the gradient was.
+fn counted(model: &StableDiffusion, trainable: &Trainable, size: usize, latent: [usize; 2]) -> [i64; 2] {
+    let batch = batch(model, size, latent);
     let before = LIVE.load(Ordering::Relaxed) as i64;
     PEAK.store(before as usize, Ordering::Relaxed);
     let loss = weighted_loss(&trainable.unet, &trainable.text_encoder, &model.noise_scheduler, batch, 1.0);
@@ -57,10 +61,40 @@ fn counted(model: &StableDiffusion, trainable: &Trainable, size: usize, latent: 
     [kept, PEAK.load(Ordering::Relaxed) as i64 - before]
 }
 
+/// The most bytes that were there at once, with recomputation.
+fn counted_again(model: &StableDiffusion, trainable: &Trainable, size: usize, latent: [usize; 2]) -> i64 {
+    let batch = batch(model, size, latent);
+    let before = LIVE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    drop(trainable.loss_and_gradient(&model.noise_scheduler, batch, 1.0, true));
+    (PEAK.load(Ordering::Relaxed) - before) as i64
+}
+
 /// One test, since there is one allocator; and one thread, since each keeps buffers of its own.
 #[test]
 fn the_plan_agrees_with_counted_bytes() {
-    rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(compare);
+    rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(|| {
+        compare();
+        compare_copies();
+    });
+}
+
+const REQUEST: MemoryRequest = MemoryRequest {
+    micro_batch_size: 1,
+    slots: 1,
+    has_peers: false,
+    bucket: [64, 64],
+    train_unet: true,
+    train_text_encoder: true,
+    recomputation: false,
+    compute: Compute::F32,
+    target: Target::Cpu,
+};
+
+fn opened(model: &StableDiffusion) -> Checkpoint {
+    let folder = tempfile::tempdir().unwrap();
+    model.save_diffusers(folder.path(), SavePrecision::Fp32).unwrap();
+    Checkpoint::open(folder.path(), &OpenOptions::default()).unwrap()
 }
 
 fn compare() {
@@ -69,27 +103,24 @@ fn compare() {
         [(Preset::Tiny, [16, 16]), (Preset::Tiny, [13, 24]), (Preset::TinyV2, [16, 24]), (Preset::Small, [16, 16])]
     {
         let model = init_model(preset, 7);
-        let folder = tempfile::tempdir().unwrap();
-        model.save_diffusers(folder.path(), SavePrecision::Fp32).unwrap();
-        let checkpoint = Checkpoint::open(folder.path(), &OpenOptions::default()).unwrap();
+        let checkpoint = opened(&model);
         for train_text_encoder in [false, true] {
             let trainable = Trainable::new(model.unet.clone(), model.text_encoder.clone(), train_text_encoder);
-            let plan = |micro_batch_size| {
+            let plan = |micro_batch_size, recomputation| {
+                let bucket = latent.map(|side| 8 * side as u64);
                 checkpoint.memory(&MemoryRequest {
                     micro_batch_size,
-                    slots: 1,
-                    has_peers: false,
-                    bucket: latent.map(|side| 8 * side as u64),
-                    train_unet: true,
+                    bucket,
                     train_text_encoder,
-                    target: Target::Cpu,
+                    recomputation,
+                    ..REQUEST
                 })
             };
             counted(&model, &trainable, 2, latent); // pools and tables of the first pass
             let [two, one] = [2, 1].map(|size| counted(&model, &trainable, size, latent));
             let (kept, peak) = (two[0] - one[0], two[1] - one[1]);
-            let planned = (plan(2).activations - plan(1).activations) as i64;
-            let planned_peak = (plan(2).total - plan(1).total) as i64;
+            let planned = (plan(2, false).activations - plan(1, false).activations) as i64;
+            let planned_peak = (plan(2, false).total - plan(1, false).total) as i64;
             let name = format!("{preset:?} {latent:?}, text encoder {train_text_encoder}");
             println!("{name}: kept {kept}, planned {planned}; peak {peak}, planned {planned_peak}");
             if (planned - kept).abs() * 100 > kept * 5 {
@@ -98,24 +129,36 @@ fn compare() {
             if peak * 100 > planned_peak * 115 {
                 wrong.push(format!("{name}: the peak grows by {peak}, {planned_peak} planned"));
             }
+            let [two, one] = [2, 1].map(|size| counted_again(&model, &trainable, size, latent));
+            let planned = (plan(2, true).total - plan(1, true).total) as i64;
+            println!("{name}, recomputed: peak {}, planned {planned}", two - one);
+            if (two - one) * 100 > planned * 115 {
+                wrong.push(format!("{name}, recomputed: the peak grows by {}, {planned} planned", two - one));
+            }
         }
-        assert_eq!(plan_of_parameters(&checkpoint), parameters(&model), "{preset:?}");
+        let planned = checkpoint.memory(&REQUEST).optimizer as usize / 8; // AdamW has 8 bytes for each parameter
+        assert_eq!(planned, parameters(&model), "{preset:?}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Elements of the trained parameters, as the plan sees them: AdamW has 8 bytes for each.
-fn plan_of_parameters(checkpoint: &Checkpoint) -> usize {
-    let plan = checkpoint.memory(&MemoryRequest {
-        micro_batch_size: 1,
-        slots: 1,
-        has_peers: false,
-        bucket: [64, 64],
-        train_unet: true,
-        train_text_encoder: true,
-        target: Target::Cpu,
-    });
-    plan.optimizer as usize / 8
+/// What a forward pass in bf16 leaves behind whatever the size of the micro-batch: the rounded weights, and about a megabyte
+/// of the graph itself, since the CPU builds norms in bf16 from burn's operations.
+fn compare_copies() {
+    let mut model = init_model(Preset::Small, 7);
+    model.compute_in(Compute::Bf16);
+    let checkpoint = opened(&model);
+    for train_text_encoder in [false, true] {
+        let trainable = Trainable::new(model.unet.clone(), model.text_encoder.clone(), train_text_encoder);
+        let request = MemoryRequest { train_text_encoder, compute: Compute::Bf16, target: Target::Cuda, ..REQUEST };
+        let planned = checkpoint.memory(&request).copies as i64;
+        counted(&model, &trainable, 1, [8, 8]);
+        let [two, one] = [2, 1].map(|size| counted(&model, &trainable, size, [8, 8])[0]);
+        let copies = 2 * one - two;
+        println!("text encoder {train_text_encoder}: copies of {copies} bytes, planned {planned}");
+        let is_near = (planned..planned + (2 << 20)).contains(&copies);
+        assert!(is_near, "{copies} bytes of copies and graph, planned {planned}");
+    }
 }
 
 fn parameters(model: &StableDiffusion) -> usize {

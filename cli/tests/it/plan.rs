@@ -167,7 +167,7 @@ fn memory_is_worked_out_before_anything_starts() {
     let memory = &plan["memory"];
     assert_eq!(memory["workers"], 2);
     let bytes = |key: &str| memory["worker"][key].as_u64().unwrap();
-    let parts = ["weights", "gradients", "optimizer", "activations", "workspace"];
+    let parts = ["weights", "copies", "gradients", "optimizer", "activations", "workspace", "process"];
     assert_eq!(parts.map(bytes).iter().sum::<u64>(), bytes("total"));
     // Two moments and at least one gradient of f32 for each trained parameter.
     assert!(bytes("gradients") * 2 >= bytes("optimizer") && bytes("weights") * 2 > bytes("optimizer"));
@@ -177,8 +177,37 @@ fn memory_is_worked_out_before_anything_starts() {
     let of =
         |size: u64| sizes.iter().find(|row| row["micro_batch_size"] == size).unwrap()["activations"].as_u64().unwrap();
     assert_eq!(of(32), 32 * of(1));
+    assert!(memory["fit"].is_null() && bytes("copies") == 0 && bytes("process") == 0);
     let text = lab.run(&["plan", "config.toml", "--memory"]).expect(0).stdout;
     assert!(text.contains("activations of the largest bucket") && text.contains("by micro-batch"), "{text}");
+}
+
+#[test]
+fn memory_is_that_of_the_config_and_compared_with_a_card() {
+    let lab = Lab::new();
+    let ask = |more: &[&str]| {
+        plan(&lab, &[&["--memory", "--gpu-memory", "1GB", "--set", "cluster.workers=1"], more].concat())["memory"]
+            .clone()
+    };
+    let bf16 = ask(&[]);
+    let worker = &bf16["worker"];
+    assert_eq!((&worker["target"], &worker["compute"]), (&"cuda".into(), &"bf16".into()));
+    assert_eq!(bf16["fit"]["gpu_memory"], 1_000_000_000_u64);
+    assert_eq!(bf16["fit"]["fits"], true);
+    let largest = bf16["fit"]["largest_micro_batch_size"].as_u64().unwrap();
+    let at = |size: u64| ask(&["--set", &format!("step.micro_batch_size={size}")])["fit"]["fits"].clone();
+    assert_eq!((at(largest), at(largest + 1)), (true.into(), false.into()));
+    let total = |answer: &Value| answer["worker"]["total"].as_u64().unwrap();
+    let f32 = ask(&["--set", "precision.compute=fp32"]);
+    assert_eq!(f32["worker"]["compute"], "f32");
+    assert!(f32["worker"]["activations"].as_u64() > worker["activations"].as_u64());
+    let again = ask(&["--set", "model.gradient_checkpointing=true"]);
+    assert!(again["worker"]["recomputation"] == true && total(&again) < total(&bf16));
+    let tight = lab.run(&["plan", "config.toml", "--memory", "--gpu-memory", "500MB"]).expect(0).stdout;
+    assert!(tight.contains("does NOT fit a card of 0.47 GiB, not even in micro-batches of 1"), "{tight}");
+    assert!(tight.contains("nothing of this makes it fit"), "{tight}");
+    lab.run(&["plan", "config.toml", "--memory", "--gpu-memory", "24"]).expect(2).says(&["24GB"]);
+    lab.run(&["plan", "config.toml", "--gpu-memory", "24GB"]).expect(2).says(&["--memory"]);
 }
 
 #[test]

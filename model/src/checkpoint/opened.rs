@@ -80,6 +80,11 @@ impl Checkpoint {
         &self.opened.configs
     }
 
+    /// Keys and shapes of the parameters of its parts.
+    pub(crate) fn shapes(&self) -> &ComponentShapes {
+        &self.opened.shapes
+    }
+
     /// What was assumed about the model and what of it is not used, a sentence each.
     pub fn notes(&self) -> &[String] {
         &self.opened.notes
