@@ -142,7 +142,8 @@ fn compare() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What a forward pass in bf16 leaves behind whatever the size of the micro-batch: the rounded weights.
+/// What a forward pass in bf16 leaves behind whatever the size of the micro-batch: the rounded weights, and about a megabyte
+/// of the graph itself, since the CPU builds norms in bf16 from burn's operations.
 fn compare_copies() {
     let mut model = init_model(Preset::Small, 7);
     model.compute_in(Compute::Bf16);
@@ -155,7 +156,8 @@ fn compare_copies() {
         let [two, one] = [2, 1].map(|size| counted(&model, &trainable, size, [8, 8])[0]);
         let copies = 2 * one - two;
         println!("text encoder {train_text_encoder}: copies of {copies} bytes, planned {planned}");
-        assert!((copies - planned).abs() * 100 < planned * 10, "{copies} bytes of copies, planned {planned}");
+        let is_near = (planned..planned + (2 << 20)).contains(&copies);
+        assert!(is_near, "{copies} bytes of copies and graph, planned {planned}");
     }
 }
 

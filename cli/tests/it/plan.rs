@@ -185,7 +185,10 @@ fn memory_is_worked_out_before_anything_starts() {
 #[test]
 fn memory_is_that_of_the_config_and_compared_with_a_card() {
     let lab = Lab::new();
-    let ask = |more: &[&str]| plan(&lab, &[&["--memory", "--gpu-memory", "1GB"], more].concat())["memory"].clone();
+    let ask = |more: &[&str]| {
+        plan(&lab, &[&["--memory", "--gpu-memory", "1GB", "--set", "cluster.workers=1"], more].concat())["memory"]
+            .clone()
+    };
     let bf16 = ask(&[]);
     let worker = &bf16["worker"];
     assert_eq!((&worker["target"], &worker["compute"]), (&"cuda".into(), &"bf16".into()));

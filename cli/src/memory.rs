@@ -57,7 +57,9 @@ impl MemoryReport {
             DeviceKind::Cpu => 0,
             DeviceKind::Auto | DeviceKind::Cuda => ballast_worker::cuda_device_count(),
         };
-        let workers = config.cluster.local_workers(gpus, config.step.slots).max(1);
+        // A card that is not here is one card.
+        let cards = if gpu_memory.is_some() { gpus.max(1) } else { gpus };
+        let workers = config.cluster.local_workers(cards, config.step.slots).max(1);
         let is_cuda = gpus > 0 || config.cluster.device == DeviceKind::Cuda || gpu_memory.is_some();
         let target = if is_cuda { Target::Cuda } else { Target::Cpu };
         let used: BTreeSet<[u64; 2]> = dataset.samples.iter().map(|sample| sides(dataset, sample)).collect();
