@@ -14,9 +14,10 @@ use crate::{MicroBatch, NoiseScheduler, Trainable};
 use burn::module::Module;
 use burn::tensor::{Gradients, Tensor};
 
-/// What [`Trainable::loss_and_gradient`] returns, with recomputation.
+/// What [`Trainable::loss_and_gradient_in`] returns, with recomputation.
 pub(crate) fn loss_and_gradient(
     trainable: &Trainable,
+    memory: Vec<f32>,
     noise_scheduler: &NoiseScheduler,
     batch: MicroBatch,
     normaliser: f32,
@@ -36,13 +37,12 @@ pub(crate) fn loss_and_gradient(
         stage.forward(inputs)
     });
 
-    let mut flat = FlatGradient::new(trainable.layout());
+    let mut flat = FlatGradient::new(trainable, memory);
     let hidden = leaf(hidden);
     let loss = inputs.loss(unet.tail(hidden.clone()));
-    let mut gradients = loss.scalar.backward();
+    let mut gradients = flat.backward(loss.scalar);
     let mut backward =
         Backward { hidden: gradient_of(&hidden, &mut gradients), skips: Vec::new(), time: None, text: None };
-    flat.take(trainable, &mut gradients);
     drop((hidden, gradients));
     for (stage, inputs) in unet.stages().into_iter().zip(kept).rev() {
         backward = backward.through(stage, inputs, trainable, &mut flat);
@@ -50,11 +50,11 @@ pub(crate) fn loss_and_gradient(
 
     let Backward { hidden, mut skips, time, text } = backward;
     let hidden = hidden + skips.pop().expect("the first convolution leaves the first skip connection");
-    flat.take(trainable, &mut seed(unet.head(noisy.clone()), hidden).backward());
+    flat.backward(seed(unet.head(noisy.clone()), hidden));
     let time = time.expect("every residual block uses it");
-    flat.take(trainable, &mut seed(unet.time(&timesteps, &noisy), time).backward());
+    flat.backward(seed(unet.time(&timesteps, &noisy), time));
     if let Some(text) = text {
-        flat.take(trainable, &mut seed(text_encoder.encode(&token_ids, &device), text).backward());
+        flat.backward(seed(text_encoder.encode(&token_ids, &device), text));
     }
     (loss.per_sample, flat.into_values())
 }
@@ -82,8 +82,7 @@ impl Backward {
             conditions: inputs.conditions.map(|c| Conditions { time: leaf(c.time), text: lift_text(c.text) }),
             size: inputs.size,
         };
-        let mut gradients = seed(stage.forward(inputs.clone()), output).backward();
-        flat.take(trainable, &mut gradients);
+        let mut gradients = flat.backward(seed(stage.forward(inputs.clone()), output));
         self.skips.extend(inputs.skip.map(|skip| gradient_of(&skip, &mut gradients)));
         if let Some(Conditions { time, text }) = inputs.conditions {
             self.time = Some(sum(gradient_of(&time, &mut gradients), self.time));

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use ballast_common::config::RunConfig;
 use ballast_common::rng::Streams;
-use ballast_model::adamw::{AdamW, Group};
+use ballast_model::adamw::{AdamW, Group, Scaled};
 use ballast_model::objective::min_snr_weight;
 use ballast_model::{Device, FlatLayout, MicroBatch, ParamGroup, StableDiffusion, Trainable, TrainedParams, tensor};
 use ballast_proto::v1;
@@ -27,7 +27,7 @@ use crate::error::WorkerError;
 use crate::hash::FlatHasher;
 use crate::images::PictureRequest;
 use crate::latents::Encoder;
-use crate::optimizer::{adamw, clip_by_norm};
+use crate::optimizer::{adamw, all_finite, clip_factor};
 use crate::prefetch::{Loaded, Prefetch, Ticket};
 use crate::save::Snapshot;
 
@@ -52,6 +52,8 @@ pub(crate) struct Trainer {
     optimizer: AdamW,
     encoder: Encoder,
     next_step: u64,
+    /// Memory of the last step's gradient, for the next one: the system takes long to clear gigabytes of fresh memory.
+    spare: Cell<Vec<f32>>,
     /// Whether a caption that is cut off was named: one is enough.
     has_named_long_caption: Cell<bool>,
 }
@@ -76,6 +78,7 @@ impl Trainer {
             model,
             layout,
             next_step: 0,
+            spare: Cell::default(),
             has_named_long_caption: Cell::new(false),
         })
     }
@@ -256,8 +259,9 @@ impl Trainer {
     fn forward_backward(&self, batch: MicroBatch, losses: &mut [v1::OccurrenceLoss]) -> Result<Vec<f32>, &'static str> {
         let normaliser = self.config.step.global_batch_size() as f32;
         let recomputation = self.config.model.gradient_checkpointing;
+        let (scheduler, memory) = (&self.model.noise_scheduler, self.spare.take());
         let (per_sample, mut gradient) =
-            self.trainable().loss_and_gradient(&self.model.noise_scheduler, batch, normaliser, recomputation);
+            self.trainable().loss_and_gradient_in(memory, scheduler, batch, normaliser, recomputation);
         let per_sample: Vec<f32> = per_sample.into_data().try_to_vec().expect("losses are f32");
         for (to, from) in losses.iter_mut().zip(&per_sample).filter(|(to, _)| to.skipped.is_empty()) {
             to.loss = *from;
@@ -268,12 +272,12 @@ impl Trainer {
         if !self.config.model.train_unet {
             gradient[self.layout.group_range(ParamGroup::Unet)].fill(0.0);
         }
-        if gradient.iter().all(|value| value.is_finite()) { Ok(gradient) } else { Err("gradient") }
+        if all_finite(&gradient) { Ok(gradient) } else { Err("gradient") }
     }
 
     /// Clips the reduced gradient, moves the parameters and counts the step.
-    pub(crate) fn apply(&mut self, mut gradient: Vec<f32>, norm: f64, plan: &v1::Plan) {
-        clip_by_norm(&mut gradient, norm, self.config.optimizer.max_grad_norm);
+    pub(crate) fn apply(&mut self, gradient: Vec<f32>, norm: f64, plan: &v1::Plan) {
+        let factor = clip_factor(norm, self.config.optimizer.max_grad_norm);
         let mut groups = Vec::new();
         if self.config.model.train_unet {
             groups.push(Group { range: self.layout.group_range(ParamGroup::Unet), lr: plan.unet_lr });
@@ -284,8 +288,10 @@ impl Trainer {
         }
         let (optimizer, step) = (&mut self.optimizer, self.next_step + 1);
         self.model.change_trained(&self.layout, &mut |offset, values| {
-            optimizer.step_part(offset, values, &gradient, step, &groups);
+            let gradient = Scaled { gradient: &gradient, factor };
+            optimizer.step_part_scaled(offset, values, gradient, step, &groups);
         });
+        self.spare.set(gradient);
         self.next_step += 1;
     }
 }

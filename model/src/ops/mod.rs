@@ -10,6 +10,7 @@
 mod attention;
 mod conv;
 mod cpu;
+pub(crate) mod direct;
 mod fork;
 mod geglu;
 mod group_norm;
@@ -26,4 +27,5 @@ pub(crate) use geglu::geglu;
 pub(crate) use group_norm::{GroupNormShape, group_norm};
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear::linear;
+pub(crate) use record::leaf_id;
 pub(crate) use upsample::upsample;
