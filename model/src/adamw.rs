@@ -29,6 +29,15 @@ pub struct AdamW {
     pub exp_avg_sq: Vec<f32>,
 }
 
+/// A gradient that is meant to be multiplied by a factor: the one that brings its norm down, or 1.
+#[derive(Debug, Clone, Copy)]
+pub struct Scaled<'a> {
+    /// Of the whole layout.
+    pub gradient: &'a [f32],
+    /// What each element is multiplied by, in f32.
+    pub factor: f32,
+}
+
 /// What [`AdamW`] can be told.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWSettings {
@@ -73,6 +82,23 @@ impl AdamW {
     ///
     /// When the part reaches beyond the layout, or the gradient has not its length.
     pub fn step_part(&mut self, offset: usize, params: &mut [f32], gradient: &[f32], step: u64, groups: &[Group]) {
+        self.step_part_scaled(offset, params, Scaled { gradient, factor: 1.0 }, step, groups);
+    }
+
+    /// [`step_part`](Self::step_part) with a gradient that is multiplied by a factor on the way: the bits are those of
+    /// multiplying it before, which would read and write all of it once more.
+    ///
+    /// # Panics
+    ///
+    /// As [`step_part`](Self::step_part).
+    pub fn step_part_scaled(
+        &mut self,
+        offset: usize,
+        params: &mut [f32],
+        Scaled { gradient, factor }: Scaled<'_>,
+        step: u64,
+        groups: &[Group],
+    ) {
         assert!(gradient.len() == self.exp_avg.len(), "all buffers have one layout");
         for Group { range, lr } in groups {
             let factors = self.settings.factors(step, *lr);
@@ -86,7 +112,7 @@ impl AdamW {
                 .zip(self.exp_avg[start..end].par_chunks_mut(CHUNK))
                 .zip(self.exp_avg_sq[start..end].par_chunks_mut(CHUNK))
                 .for_each(|(((params, gradient), exp_avg), exp_avg_sq)| {
-                    factors.apply(params, gradient, exp_avg, exp_avg_sq);
+                    factors.apply(params, Scaled { gradient, factor }, exp_avg, exp_avg_sq);
                 });
         }
     }
@@ -120,11 +146,13 @@ impl Factors {
         }
     }
 
-    fn apply(&self, params: &mut [f32], gradient: &[f32], exp_avg: &mut [f32], exp_avg_sq: &mut [f32]) {
+    fn apply(&self, params: &mut [f32], gradient: Scaled<'_>, exp_avg: &mut [f32], exp_avg_sq: &mut [f32]) {
         type State<'a> = (&'a mut [f32], &'a mut [f32]);
         let (factors, state) = (*self, (exp_avg, exp_avg_sq));
-        vectorised!((f: Factors = factors, params: &mut [f32] = params, gradient: &[f32] = gradient, state: State<'_> = state) {
+        vectorised!((f: Factors = factors, params: &mut [f32] = params, scaled: Scaled<'_> = gradient, state: State<'_> = state) {
+            let Scaled { gradient, factor } = scaled;
             for (((param, gradient), exp_avg), exp_avg_sq) in params.iter_mut().zip(gradient).zip(state.0).zip(state.1) {
+                let gradient = gradient * factor;
                 *exp_avg += (gradient - *exp_avg) * f.one_minus_beta1;
                 *exp_avg_sq = *exp_avg_sq * f.beta2 + gradient * gradient * f.one_minus_beta2;
                 let denominator = exp_avg_sq.sqrt() / f.bias_correction2_sqrt + f.eps;
@@ -205,6 +233,22 @@ mod tests {
             }
         }
         assert!(whole == parts && optimizers[0] == optimizers[1]);
+    }
+
+    #[test]
+    fn a_scaled_gradient_gives_the_bits_of_one_multiplied_before() {
+        let gradient: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.7).sin() * 1e3).collect();
+        let factor = 0.123_456_79;
+        let multiplied: Vec<f32> = gradient.iter().map(|value| value * factor).collect();
+        let groups = [Group { range: 0..1000, lr: 0.5 }];
+        let (mut before, mut on_the_way) = (vec![1.0; 1000], vec![1.0; 1000]);
+        let mut optimizers = [AdamW::new(SETTINGS, 1000), AdamW::new(SETTINGS, 1000)];
+        for step in 1..3 {
+            optimizers[0].step(&mut before, &multiplied, step, &groups);
+            let scaled = Scaled { gradient: &gradient, factor };
+            optimizers[1].step_part_scaled(0, &mut on_the_way, scaled, step, &groups);
+        }
+        assert!(before == on_the_way && optimizers[0] == optimizers[1]);
     }
 
     #[test]

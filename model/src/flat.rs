@@ -4,11 +4,13 @@
 //! code, not a process's parameter ids. Optimizer state therefore fits wherever the layout is the same.
 
 use crate::objective::{groups, weighted_loss};
+use crate::ops::{direct, leaf_id};
 use crate::params::{self, ParamVisitor};
 use crate::trained::TrainedParams;
 use crate::{ClipTextModel, Compute, MicroBatch, NoiseScheduler, UNet, recompute};
 use burn::module::{Module, Param};
 use burn::tensor::{Gradients, Tensor};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -44,6 +46,13 @@ pub struct FlatEntry {
     pub len: usize,
     /// The component.
     pub group: ParamGroup,
+}
+
+impl FlatEntry {
+    /// Its elements of the buffer.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.len
+    }
 }
 
 /// The places of all trainable parameters.
@@ -141,7 +150,7 @@ impl Trainable {
         let places: HashMap<&str, &FlatEntry> = self.layout.entries.iter().map(|e| (e.path.as_str(), e)).collect();
         let at = |group: ParamGroup, key: &str| {
             let entry = places[format!("{}.{key}", group.name()).as_str()];
-            &flat[entry.offset..entry.offset + entry.len]
+            &flat[entry.range()]
         };
         self.unet = params::replace(self.unet.clone(), &mut |key| at(ParamGroup::Unet, key));
         if self.train_text_encoder {
@@ -160,9 +169,23 @@ impl Trainable {
         normaliser: f32,
         recomputation: bool,
     ) -> (Tensor<1>, Vec<f32>) {
+        self.loss_and_gradient_in(Vec::new(), noise_scheduler, batch, normaliser, recomputation)
+    }
+
+    /// [`loss_and_gradient`](Self::loss_and_gradient) in the memory of an earlier gradient, of whatever content: gigabytes
+    /// of fresh memory take a second for the system to clear. Memory of another size is given back.
+    pub fn loss_and_gradient_in(
+        &self,
+        memory: Vec<f32>,
+        noise_scheduler: &NoiseScheduler,
+        batch: MicroBatch,
+        normaliser: f32,
+        recomputation: bool,
+    ) -> (Tensor<1>, Vec<f32>) {
+        let memory = Cell::new(memory);
         if recomputation {
             let compute = |batch| {
-                let mut flat = FlatGradient::new(self);
+                let mut flat = FlatGradient::new(self, memory.take());
                 let losses = recompute::loss_and_gradient(self, &mut flat, noise_scheduler, batch, normaliser);
                 (losses, flat.into_values())
             };
@@ -170,7 +193,7 @@ impl Trainable {
         }
         let of = |batch| {
             let loss = weighted_loss(&self.unet, &self.text_encoder, noise_scheduler, batch, normaliser);
-            (loss.per_sample, self.gradient(loss.scalar))
+            (loss.per_sample, self.gradient_in(memory.take(), loss.scalar))
         };
         match self.unet.compute() {
             Compute::F32 => of(batch),
@@ -182,7 +205,13 @@ impl Trainable {
     /// Backpropagates a scalar loss and returns the gradient in the order of the layout, `[total]`; parameters
     /// that the loss does not depend on get zeros.
     pub fn gradient(&self, loss: Tensor<1>) -> Vec<f32> {
-        let mut flat = FlatGradient::new(self);
+        self.gradient_in(Vec::new(), loss)
+    }
+
+    /// [`gradient`](Self::gradient) in the memory of an earlier one, as
+    /// [`loss_and_gradient_in`](Self::loss_and_gradient_in).
+    pub fn gradient_in(&self, memory: Vec<f32>, loss: Tensor<1>) -> Vec<f32> {
+        let mut flat = FlatGradient::new(self, memory);
         flat.backward(loss);
         flat.into_values()
     }
@@ -204,51 +233,130 @@ pub(crate) trait Collector {
 }
 
 /// The flat gradient while it is being filled.
+///
+/// The weights of linear layers and convolutions are written where they belong as the backward pass computes them
+/// ([`direct`]); what is left is small, and copied from the tape.
 pub(crate) struct FlatGradient<'a> {
     trainable: &'a Trainable,
-    places: HashMap<&'a str, &'a FlatEntry>,
-    values: Vec<f32>,
+    entries: HashMap<&'a str, (usize, &'a FlatEntry)>,
+    places: direct::Places,
+    /// Of each entry: whether a gradient was copied to its place.
+    is_copied: Vec<bool>,
+    /// Whether the memory had some other content before.
+    is_reused: bool,
 }
 
 impl Collector for FlatGradient<'_> {
-    /// Moves gradients one by one: each exists twice only while it is copied.
+    /// Where a gradient comes twice, in this backward pass or in another, it is added.
     fn backward(&mut self, scalar: Tensor<1>) -> Gradients {
-        let mut gradients = scalar.backward();
-        let trainable = self.trainable;
-        self.take_group(ParamGroup::Unet, &trainable.unet, &mut gradients);
-        if trainable.train_text_encoder {
-            self.take_group(ParamGroup::TextEncoder, &trainable.text_encoder, &mut gradients);
-        }
-        gradients
+        let gradients = direct::during(&mut self.places, || scalar.backward());
+        self.each_param(Take(gradients)).0
     }
 }
 
 impl<'a> FlatGradient<'a> {
-    /// Starts with zeros: the system gives the memory page by page as gradients arrive.
-    pub(crate) fn new(trainable: &'a Trainable) -> Self {
+    /// Starts in `memory`, of whatever content, or in fresh zeros, which the system gives page by page as gradients arrive.
+    pub(crate) fn new(trainable: &'a Trainable, memory: Vec<f32>) -> Self {
         let layout = &trainable.layout;
-        let places = layout.entries.iter().map(|e| (e.path.as_str(), e)).collect();
-        Self { trainable, places, values: vec![0.0; layout.total] }
+        let is_reused = memory.len() == layout.total;
+        let values = if is_reused {
+            memory
+        } else {
+            drop(memory);
+            vec![0.0; layout.total]
+        };
+        let entries = layout.entries.iter().enumerate().map(|(i, entry)| (entry.path.as_str(), (i, entry)));
+        let mut flat = Self {
+            trainable,
+            entries: entries.collect(),
+            places: direct::Places::new(values),
+            is_copied: vec![false; layout.entries.len()],
+            is_reused,
+        };
+        flat.each_param(AddPlace);
+        flat
     }
 
-    fn take_group<M: Module>(&mut self, group: ParamGroup, module: &M, gradients: &mut Gradients) {
-        struct Take<'f, 'a> {
-            group: ParamGroup,
-            gradients: &'f mut Gradients,
-            flat: &'f mut FlatGradient<'a>,
+    fn each_param<V: FlatVisitor>(&mut self, visitor: V) -> V {
+        let trainable = self.trainable;
+        let visitor = self.each_of_group(ParamGroup::Unet, &trainable.unet, visitor);
+        if !trainable.train_text_encoder {
+            return visitor;
         }
-        impl ParamVisitor for Take<'_, '_> {
+        self.each_of_group(ParamGroup::TextEncoder, &trainable.text_encoder, visitor)
+    }
+
+    fn each_of_group<M: Module, V: FlatVisitor>(&mut self, group: ParamGroup, module: &M, visitor: V) -> V {
+        struct Walk<'f, 'a, V> {
+            group: ParamGroup,
+            flat: &'f mut FlatGradient<'a>,
+            visitor: V,
+        }
+        impl<V: FlatVisitor> ParamVisitor for Walk<'_, '_, V> {
             fn visit<const D: usize>(&mut self, path: String, param: &Param<Tensor<D>>) {
-                let Some(gradient) = param.val().grad_remove(self.gradients) else { return };
-                let entry = self.flat.places[format!("{}.{path}", self.group.name()).as_str()];
-                let to = &mut self.flat.values[entry.offset..entry.offset + entry.len];
-                params::read(&gradient, |values| to.copy_from_slice(values));
+                let (index, entry) = self.flat.entries[format!("{}.{path}", self.group.name()).as_str()];
+                self.visitor.visit(self.flat, index, entry, &param.val());
             }
         }
-        params::visit(module, Take { group, gradients, flat: self });
+        params::visit(module, Walk { group, flat: self, visitor }).visitor
     }
 
-    pub(crate) fn into_values(self) -> Vec<f32> {
-        self.values
+    /// Whether a gradient has come for a parameter.
+    fn has<const D: usize>(&self, index: usize, param: &Tensor<D>) -> bool {
+        self.is_copied[index] || leaf_id(param).is_some_and(|leaf| self.places.is_written(leaf))
+    }
+
+    /// The gradient; places that none has come for are zeros.
+    pub(crate) fn into_values(mut self) -> Vec<f32> {
+        if self.is_reused {
+            self.each_param(FillRest);
+        }
+        self.places.into_values()
+    }
+}
+
+/// What is done for every trained parameter.
+trait FlatVisitor {
+    fn visit<const D: usize>(&mut self, flat: &mut FlatGradient, index: usize, entry: &FlatEntry, param: &Tensor<D>);
+}
+
+/// Says where the gradient of each parameter belongs.
+struct AddPlace;
+
+impl FlatVisitor for AddPlace {
+    fn visit<const D: usize>(&mut self, flat: &mut FlatGradient, _: usize, entry: &FlatEntry, param: &Tensor<D>) {
+        if let Some(leaf) = leaf_id(param) {
+            flat.places.add(leaf, entry.range());
+        }
+    }
+}
+
+/// Takes the gradients that are on the tape, one by one: each exists twice only while it is copied.
+struct Take(Gradients);
+
+impl FlatVisitor for Take {
+    fn visit<const D: usize>(&mut self, flat: &mut FlatGradient, index: usize, entry: &FlatEntry, param: &Tensor<D>) {
+        let Some(gradient) = param.grad_remove(&mut self.0) else { return };
+        let is_there = flat.has(index, param);
+        let to = &mut flat.places.values()[entry.range()];
+        params::read(&gradient, |values| {
+            if is_there {
+                to.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+            } else {
+                to.copy_from_slice(values);
+            }
+        });
+        flat.is_copied[index] = true;
+    }
+}
+
+/// Zeros where no gradient has come.
+struct FillRest;
+
+impl FlatVisitor for FillRest {
+    fn visit<const D: usize>(&mut self, flat: &mut FlatGradient, index: usize, entry: &FlatEntry, param: &Tensor<D>) {
+        if !flat.has(index, param) {
+            flat.places.values()[entry.range()].fill(0.0);
+        }
     }
 }

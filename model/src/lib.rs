@@ -30,6 +30,7 @@ pub mod kernels;
 mod layers;
 pub mod memory;
 pub mod noise_scheduler;
+pub mod norm;
 pub mod objective;
 mod ops;
 mod params;

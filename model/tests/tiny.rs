@@ -56,6 +56,31 @@ fn the_gradient_agrees_with_a_small_step() {
 }
 
 #[test]
+fn memory_of_an_earlier_gradient_changes_no_bit() {
+    for preset in [Preset::Tiny, Preset::TinyV2] {
+        let model = init_model(preset, 7);
+        let trainable = Trainable::new(model.unet.clone(), model.text_encoder.clone(), true);
+        let same_length = batch(&model);
+        // With two lengths of captions each weight is used twice, and its gradients are added.
+        let mut two_lengths = same_length.clone();
+        two_lengths.token_ids[1] = [same_length.token_ids[1].clone(), same_length.token_ids[2].clone()].concat();
+        for (batch, recomputation) in
+            [(&same_length, false), (&same_length, true), (&two_lengths, false), (&two_lengths, true)]
+        {
+            let bits = |memory: Vec<f32>| -> Vec<u32> {
+                let scheduler = &model.noise_scheduler;
+                let (_, gradient) =
+                    trainable.loss_and_gradient_in(memory, scheduler, batch.clone(), 4.0, recomputation);
+                gradient.into_iter().map(f32::to_bits).collect()
+            };
+            let fresh = bits(Vec::new());
+            assert!(bits(vec![f32::NAN; fresh.len()]) == fresh, "{preset:?}, recomputation: {recomputation}");
+            assert!(bits(vec![1.0; 7]) == fresh, "memory of another size");
+        }
+    }
+}
+
+#[test]
 fn the_same_seed_draws_the_same_picture() {
     let model = init_model(Preset::Tiny, 7);
     let request = SampleRequest {

@@ -1,9 +1,10 @@
 //! The operations of a training step on the CPU one by one, at the sizes of SD 1.5 with one sample of 64x64 latents.
 //!
 //! `cpu-ops [--only NAME] [--runs N]` prints a table: CPU milliseconds of all threads, minimum of the runs, forward and backward
-//! (gradients of all inputs). `benches/peer/cpu_step.py --ops` prints the same for PyTorch.
+//! (gradients of all inputs; that of a weight in memory that is there already, as in training). `benches/peer/cpu_step.py --ops` prints the same for PyTorch.
 
 use std::hint::black_box;
+use std::sync::Mutex;
 
 use ballast_benches::live_cpu_seconds;
 use ballast_model::kernels::attention::Attention;
@@ -87,12 +88,16 @@ fn convolution(side: usize, inputs: usize, outputs: usize) -> Operation {
     let conv = Conv::new([1, side, side, inputs], outputs, Geometry { kernel: 3, stride: 1, before: 1, after: 1 });
     let (x, weight, bias) = (values(side * side * inputs), values(outputs * inputs * 9), values(outputs));
     let gradient = values(side * side * outputs);
-    let (x2, weight2) = (x.clone(), weight.clone());
+    let (x2, weight2, to) = (x.clone(), weight.clone(), Mutex::new(vec![0.0; weight.len()]));
     Operation {
         name: format!("conv 3x3, {side}x{side}, {inputs} to {outputs}"),
         flops: 2.0 * (side * side * inputs * outputs * 9) as f64,
         forward: Box::new(move || drop(black_box(conv.forward(&x, &weight, &bias)))),
-        backward: Box::new(move || drop(black_box(conv.backward(&x2, &weight2, &gradient, 1, [true; 3])))),
+        backward: Box::new(move || {
+            drop(black_box(conv.input_gradient(&weight2, &gradient)));
+            conv.weight_gradient_into(&x2, &gradient, &mut to.lock().unwrap());
+            drop(black_box(conv.bias_gradient(&gradient, 1)));
+        }),
     }
 }
 
@@ -100,14 +105,14 @@ fn linear(rows: usize, inputs: usize, outputs: usize) -> Operation {
     let shape = LinearShape { rows, inputs, outputs };
     let (x, weight, bias, gradient) =
         (values(rows * inputs), values(outputs * inputs), values(outputs), values(rows * outputs));
-    let (x2, weight2) = (x.clone(), weight.clone());
+    let (x2, weight2, to) = (x.clone(), weight.clone(), Mutex::new(vec![0.0; weight.len()]));
     Operation {
         name: format!("linear, {rows} rows, {inputs} to {outputs}"),
         flops: 2.0 * (rows * inputs * outputs) as f64,
         forward: Box::new(move || drop(black_box(shape.forward(&x, &weight, Some(&bias))))),
         backward: Box::new(move || {
             drop(black_box(shape.input_gradient(&gradient, &weight2)));
-            drop(black_box(shape.weight_gradient(&gradient, &x2)));
+            shape.weight_gradient_into(&gradient, &x2, &mut to.lock().unwrap());
             drop(black_box(shape.bias_gradient(&gradient)));
         }),
     }

@@ -11,13 +11,13 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use ballast_benches::{live_cpu_seconds, median, peak_memory};
-use ballast_model::adamw::{AdamW, AdamWSettings, Group};
+use ballast_model::adamw::{AdamW, AdamWSettings, Group, Scaled};
+use ballast_model::norm::{clip_factor, global_norm};
 use ballast_model::objective::weighted_loss_of_text;
 use ballast_model::{
     FlatLayout, MicroBatch, Preset, StableDiffusion, TextSettings, Trainable, cpu_device, init_model, tensor,
 };
 use clap::Parser;
-use rayon::prelude::*;
 use serde_json::json;
 
 /// What is measured.
@@ -101,6 +101,8 @@ struct Bench {
     shape: [usize; 4],
     latents: Vec<f32>,
     optimizer: Option<AdamW>,
+    /// Memory of the last gradient, for the next one: as a worker does it.
+    spare: Vec<f32>,
 }
 
 impl Bench {
@@ -118,6 +120,7 @@ impl Bench {
             shape,
             latents: normal("latents", 0, shape.iter().product()),
             optimizer: None,
+            spare: Vec::new(),
         })
     }
 
@@ -139,12 +142,13 @@ impl Bench {
         let loss = weighted_loss_of_text(&trainable.unet, text, &self.model.noise_scheduler, batch, normaliser);
         let value = loss.scalar.clone().without_autodiff().into_scalar::<f32>();
         let forward = live_cpu_seconds();
-        let gradient = trainable.gradient(loss.scalar);
+        let gradient = trainable.gradient_in(std::mem::take(&mut self.spare), loss.scalar);
         drop(trainable); // shares the parameters, which are changed where they are
         let backward = live_cpu_seconds();
         if update {
-            self.update(step, gradient);
+            self.update(step, &gradient);
         }
+        self.spare = gradient;
         let end = live_cpu_seconds();
         let times = Times {
             forward: forward - clock[0],
@@ -156,30 +160,15 @@ impl Bench {
         (times, value)
     }
 
-    fn update(&mut self, step: u64, mut gradient: Vec<f32>) {
-        const CHUNK: usize = 1 << 16;
-        let norm = gradient.par_chunks(CHUNK).map(sum_of_squares).collect::<Vec<f64>>().iter().sum::<f64>().sqrt();
-        let factor = (1.0 / (norm + 1e-6)) as f32;
-        if factor < 1.0 {
-            gradient.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|g| *g *= factor));
-        }
+    fn update(&mut self, step: u64, gradient: &[f32]) {
+        let factor = clip_factor(global_norm(gradient), 1.0);
         let settings = AdamWSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 };
         let optimizer = self.optimizer.get_or_insert_with(|| AdamW::new(settings, gradient.len()));
         let groups = [Group { range: 0..gradient.len(), lr: 1e-5 }];
         self.model.change_trained(&self.layout, &mut |offset, values| {
-            optimizer.step_part(offset, values, &gradient, step, &groups);
+            optimizer.step_part_scaled(offset, values, Scaled { gradient, factor }, step, &groups);
         });
     }
-}
-
-fn sum_of_squares(values: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; 8];
-    for values in values.chunks(8) {
-        for (lane, value) in lanes.iter_mut().zip(values) {
-            *lane += f64::from(*value) * f64::from(*value);
-        }
-    }
-    lanes.iter().sum()
 }
 
 /// The most memory that was resident so far, in GiB, as PyTorch's program counts.

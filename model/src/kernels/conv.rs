@@ -52,17 +52,6 @@ pub struct Conv {
     outputs: usize,
 }
 
-/// The gradients of a convolution's inputs, where they are wanted.
-#[derive(Debug, Default)]
-pub struct Gradients {
-    /// `[batch, height, width, inputs]`
-    pub x: Option<Vec<f32>>,
-    /// `[outputs, inputs, kernel, kernel]`
-    pub weight: Option<Vec<f32>>,
-    /// `[shifts, outputs]`
-    pub bias: Option<Vec<f32>>,
-}
-
 impl Conv {
     /// `[batch, height, width, inputs]`, and the channels of the output.
     pub fn new([batch, height, width, inputs]: [usize; 4], outputs: usize, geometry: Geometry) -> Self {
@@ -96,32 +85,34 @@ impl Conv {
         if self.few_pixels() { planes::forward(self, x, weight, bias) } else { blocks::forward(self, x, weight, bias) }
     }
 
-    /// For the gradient of the output. `shifts` is the number of rows of the bias; `wanted` are x, weight and bias.
-    pub fn backward(&self, x: &[f32], weight: &[f32], gradient: &[f32], shifts: usize, wanted: [bool; 3]) -> Gradients {
-        let bias = |gradient: &[f32]| {
-            gradient.chunks(gradient.len() / shifts).flat_map(|rows| sums::of_columns(rows, self.outputs)).collect()
-        };
-        let few = self.few_pixels();
+    /// The gradient of the input for that of the output: `[batch, height, width, inputs]`.
+    pub fn input_gradient(&self, weight: &[f32], gradient: &[f32]) -> Vec<f32> {
         // The picture's gradient as a convolution of the output's is for kernels that move by one pixel.
         let Geometry { kernel, stride, before, after } = self.geometry;
-        let scatter = few || stride > 1 || before >= kernel || after >= kernel;
-        Gradients {
-            x: wanted[0].then(|| {
-                if scatter {
-                    planes::input_gradient(self, weight, gradient)
-                } else {
-                    blocks::input_gradient(self, weight, gradient)
-                }
-            }),
-            weight: wanted[1].then(|| {
-                if few {
-                    planes::weight_gradient(self, x, gradient)
-                } else {
-                    blocks::weight_gradient(self, x, gradient)
-                }
-            }),
-            bias: wanted[2].then(|| bias(gradient)),
+        if self.few_pixels() || stride > 1 || before >= kernel || after >= kernel {
+            planes::input_gradient(self, weight, gradient)
+        } else {
+            blocks::input_gradient(self, weight, gradient)
         }
+    }
+
+    /// Writes the gradient of the weight: `[outputs, inputs, kernel, kernel]`.
+    ///
+    /// # Panics
+    ///
+    /// When `to` has another size.
+    pub fn weight_gradient_into(&self, x: &[f32], gradient: &[f32], to: &mut [f32]) {
+        assert_eq!(to.len(), self.outputs * self.row(), "memory of the size of the weight");
+        if self.few_pixels() {
+            planes::weight_gradient(self, x, gradient, to);
+        } else {
+            blocks::weight_gradient(self, x, gradient, to);
+        }
+    }
+
+    /// The gradient of the bias, which has `shifts` rows: `[shifts, outputs]`.
+    pub fn bias_gradient(&self, gradient: &[f32], shifts: usize) -> Vec<f32> {
+        gradient.chunks(gradient.len() / shifts).flat_map(|rows| sums::of_columns(rows, self.outputs)).collect()
     }
 
     /// The bias of a sample.
@@ -187,20 +178,16 @@ mod tests {
                 let exact = naive(&conv, &x, &weight, &bias);
                 assert!(y.iter().zip(&exact).all(|(y, exact)| (f64::from(*y) - exact).abs() < 1e-4));
                 let gradient = values(y.len(), 4);
-                let found = conv.backward(&x, &weight, &gradient, 2, [true; 3]);
+                let found_x = conv.input_gradient(&weight, &gradient);
+                let mut found_weight = vec![f32::NAN; weight.len()]; // of whatever content
+                conv.weight_gradient_into(&x, &gradient, &mut found_weight);
                 let dot = |a: &[f32], b: &[f64]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * b).sum::<f64>();
                 for seed in 5..8 {
                     let (dx, dweight) = (values(x.len(), seed), values(weight.len(), seed));
                     let wide = |v: &[f32]| v.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
                     let pairs = [
-                        (
-                            dot(found.x.as_ref().unwrap(), &wide(&dx)),
-                            dot(&gradient, &naive(&conv, &dx, &weight, &zero)),
-                        ),
-                        (
-                            dot(found.weight.as_ref().unwrap(), &wide(&dweight)),
-                            dot(&gradient, &naive(&conv, &x, &dweight, &zero)),
-                        ),
+                        (dot(&found_x, &wide(&dx)), dot(&gradient, &naive(&conv, &dx, &weight, &zero))),
+                        (dot(&found_weight, &wide(&dweight)), dot(&gradient, &naive(&conv, &x, &dweight, &zero))),
                     ];
                     for (found, exact) in pairs {
                         assert!((found - exact).abs() < 1e-2, "{kernel} {stride} {before}: {found} is not {exact}");
@@ -209,7 +196,8 @@ mod tests {
                 let sums = gradient.chunks(gradient.len() / 2).flat_map(|rows| {
                     (0..outputs).map(|o| rows.iter().skip(o).step_by(outputs).sum::<f32>()).collect::<Vec<_>>()
                 });
-                assert!(found.bias.unwrap().iter().zip(sums).all(|(found, exact)| (found - exact).abs() < 1e-4));
+                let found = conv.bias_gradient(&gradient, 2);
+                assert!(found.iter().zip(sums).all(|(found, exact)| (found - exact).abs() < 1e-4));
             }
         }
     }

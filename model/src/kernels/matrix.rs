@@ -1,7 +1,14 @@
 //! Products of matrices in slices.
-#![expect(unsafe_code, reason = "the crate `gemm` takes pointers; `multiply` checks what they may reach")]
+#![expect(unsafe_code, reason = "threads write blocks of one result that do not overlap")]
 
+mod out;
+mod panels;
+mod transpose;
+
+use out::{Out, written};
+pub use panels::Panels;
 use rayon::prelude::*;
+pub use transpose::{transpose_into, transposed};
 
 /// A matrix somewhere in a slice.
 #[derive(Clone, Copy)]
@@ -79,39 +86,8 @@ pub enum Write {
 ///
 /// When the sizes do not fit.
 pub fn multiply(out: &mut [f32], row_stride: usize, left: Mat, right: Mat, write: Write) {
-    let (rows, columns, inner) = (left.rows, right.columns, left.columns);
-    assert_eq!(inner, right.rows, "columns of the left matrix are rows of the right");
-    assert!(row_stride >= columns, "rows of the result do not overlap");
-    assert!(extent([rows, columns], [row_stride, 1]) <= out.len(), "the result lies in the slice");
-    if rows == 0 || columns == 0 {
-        return;
-    }
-    // SAFETY: `Mat::new` and the assertions above keep every element that the strides reach within its slice; `out` is
-    // borrowed exclusively, so that it overlaps neither operand; `row_stride >= columns` gives every element of the
-    // result a place of its own.
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            inner,
-            out.as_mut_ptr(),
-            1,
-            row_stride as isize,
-            write == Write::Add,
-            left.values.as_ptr(),
-            left.column_stride as isize,
-            left.row_stride as isize,
-            right.values.as_ptr(),
-            right.column_stride as isize,
-            right.row_stride as isize,
-            1.0f32,
-            1.0f32,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
+    // SAFETY: the memory is this thread's alone.
+    unsafe { Out::new(out, row_stride).multiply([0, 0], left, right, write) };
 }
 
 /// Rows or columns below which a block is not cut further: packing its operands would cost too much.
@@ -123,88 +99,51 @@ const MAX_BLOCKS: usize = 16;
 
 /// `left · right`, or that plus `bias` in every row, on all threads: `left.rows x right.columns`.
 pub fn product(left: Mat, right: Mat, bias: Option<&[f32]>) -> Vec<f32> {
-    let (rows, columns) = (left.rows, right.columns);
-    let mut out = vec![0.0; rows * columns];
-    if rows == 0 || columns == 0 {
-        return out;
-    }
-    let [block_rows, block_columns] = blocks(rows, columns, left.columns);
-    if block_columns == columns {
-        out.par_chunks_mut(block_rows * columns).enumerate().for_each(|(i, out)| {
-            let rows = out.len() / columns;
-            with_bias(out, left.rows(i * block_rows, rows), right, bias);
-        });
-        return out;
-    }
-    let across = columns.div_ceil(block_columns);
-    let parts: Vec<Vec<f32>> = (0..rows.div_ceil(block_rows) * across)
-        .into_par_iter()
-        .map(|i| {
-            let (row, column) = (i / across * block_rows, i % across * block_columns);
-            let (rows, columns) = (block_rows.min(rows - row), block_columns.min(columns - column));
-            let mut part = vec![0.0; rows * columns];
-            let bias = bias.map(|bias| &bias[column..column + columns]);
-            with_bias(&mut part, left.rows(row, rows), right.columns(column, columns), bias);
-            part
-        })
-        .collect();
-    out.par_chunks_mut(block_rows * columns).zip(parts.par_chunks(across)).for_each(|(out, parts)| {
-        for (i, out) in out.chunks_exact_mut(columns).enumerate() {
-            for (out, part) in out.chunks_mut(block_columns).zip(parts) {
-                out.copy_from_slice(&part[i * out.len()..(i + 1) * out.len()]);
-            }
-        }
-    });
-    out
+    // SAFETY: a product writes all of its result.
+    unsafe { written(left.rows * right.columns, |out| grid(Out::new_uninit(out, right.columns), left, right, bias)) }
 }
 
-fn with_bias(out: &mut [f32], left: Mat, right: Mat, bias: Option<&[f32]>) {
-    if let Some(bias) = bias {
-        out.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
+/// Writes what [`product`] returns.
+///
+/// # Panics
+///
+/// When `out` has another size.
+pub fn product_into(out: &mut [f32], left: Mat, right: Mat, bias: Option<&[f32]>) {
+    assert_eq!(out.len(), left.rows * right.columns, "memory of the size of the product");
+    grid(Out::new(out, right.columns), left, right, bias);
+}
+
+/// Writes every element of a product, in blocks.
+fn grid(out: Out, left: Mat, right: Mat, bias: Option<&[f32]>) {
+    let (rows, columns) = (left.rows, right.columns);
+    if rows == 0 || columns == 0 {
+        return;
     }
-    multiply(out, right.columns, left, right, if bias.is_some() { Write::Add } else { Write::Set });
+    let [block_rows, block_columns] = blocks(left, right);
+    let across = columns.div_ceil(block_columns);
+    (0..rows.div_ceil(block_rows) * across).into_par_iter().for_each(|i| {
+        let (row, column) = (i / across * block_rows, i % across * block_columns);
+        let (rows, columns) = (block_rows.min(rows - row), block_columns.min(columns - column));
+        let bias = bias.map(|bias| &bias[column..column + columns]);
+        // SAFETY: each thread has its own blocks of the grid.
+        unsafe { out.multiply_and_add([row, column], left.rows(row, rows), right.columns(column, columns), bias) };
+    });
 }
 
 /// Sides of the blocks that a product is cut into.
-fn blocks(rows: usize, columns: usize, inner: usize) -> [usize; 2] {
-    let wanted = (rows * columns * inner / MIN_WORK).clamp(1, MAX_BLOCKS);
-    let down = wanted.min((rows / MIN_SIDE).max(1));
+fn blocks(left: Mat, right: Mat) -> [usize; 2] {
+    /// Rows up to which a right matrix whose columns are lines of memory is not gathered twice.
+    const FEW_ROWS: usize = 512;
+    let (rows, columns) = (left.rows, right.columns);
+    let wanted = (rows * columns * left.columns / MIN_WORK).clamp(1, MAX_BLOCKS);
+    let is_gathered = right.row_stride == 1 && right.column_stride > 1;
+    let down = if is_gathered && rows <= FEW_ROWS { 1 } else { wanted.min((rows / MIN_SIDE).max(1)) };
     let across = wanted.div_ceil(down).min((columns / MIN_SIDE).max(1));
     let side = |whole: usize, parts: usize, unit: usize| {
         if parts == 1 { whole } else { whole.div_ceil(parts).next_multiple_of(unit).min(whole) }
     };
     // The product's innermost tile is 64 columns by 8 rows at most.
     [side(rows, down, 8), side(columns, across, 64)]
-}
-
-/// The transposed matrix, row after row, on all threads.
-pub fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    let mut result = vec![0.0; rows * columns];
-    transpose_into(&mut result, values, rows, columns);
-    result
-}
-
-/// Writes the transposed matrix to `result`: `columns x rows`, row after row, on all threads.
-pub fn transpose_into(result: &mut [f32], values: &[f32], rows: usize, columns: usize) {
-    if rows == 0 || columns == 0 {
-        return;
-    }
-    const SIDE: usize = 16;
-    result.par_chunks_mut(SIDE * rows).enumerate().for_each(|(i, result)| {
-        let first = i * SIDE;
-        let width = result.len() / rows;
-        for start in (0..rows).step_by(SIDE) {
-            let height = SIDE.min(rows - start);
-            let mut tile = [[0.0f32; SIDE]; SIDE];
-            for (tile, row) in tile.iter_mut().zip(values[start * columns..].chunks(columns)).take(height) {
-                tile[..width].copy_from_slice(&row[first..first + width]);
-            }
-            for (j, result) in result.chunks_exact_mut(rows).enumerate() {
-                let column = tile.map(|row| row[j]);
-                result[start..start + height].copy_from_slice(&column[..height]);
-            }
-        }
-    });
 }
 
 #[cfg(test)]
@@ -222,6 +161,10 @@ mod tests {
             let bias = whole_numbers(columns);
             let (a, b) = (Mat::of_rows(&left, rows, inner), Mat::of_rows(&right, columns, inner).t());
             let found = product(a, b, Some(&bias));
+            let mut memory = vec![f32::NAN; right.len()];
+            let panels = Panels::of_columns(&mut memory, &right, [inner, columns]);
+            let mut by_panels = vec![f32::NAN; rows * columns];
+            panels.product_into(&mut by_panels, a, Some(&bias));
             let mut exact = Vec::new();
             for row in left.chunks(inner) {
                 let columns = right.chunks(inner).zip(&bias);
@@ -230,6 +173,15 @@ mod tests {
                 }));
             }
             assert_eq!(found, exact, "{rows} x {columns}, {inner}");
+            assert_eq!(by_panels, exact, "{rows} x {columns}, {inner}, panels");
+            // The first rows of the right matrix, then the others.
+            let (mut sum, first) = (vec![f32::NAN; rows * columns], inner / 3);
+            for (part, write) in [(0..first, Write::Set), (first..inner, Write::Add)] {
+                let left = Mat::new(&left[part.start..], [rows, part.len()], [inner, 1]);
+                panels.multiply(&mut sum, columns, left, part, write);
+            }
+            let without_bias: Vec<f32> = exact.iter().zip(bias.iter().cycle()).map(|(sum, bias)| sum - bias).collect();
+            assert_eq!(sum, without_bias, "{rows} x {columns}, {inner}, panels in two parts");
         }
     }
 

@@ -13,13 +13,21 @@ const KEPT: usize = 32 << 20;
 ///
 /// Fresh memory costs about half a second of CPU time for each gigabyte: the system clears it page by page.
 pub fn with<R>(count: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let mut buffer = FREE.with_borrow_mut(|free| best(free, count)).unwrap_or_default();
     if buffer.len() < count {
-        buffer.resize(count, 0.0);
+        drop(buffer); // first, so that both are never there at once
+        buffer = vec![0.0; count];
     }
     let result = work(&mut buffer[..count]);
     if buffer.len() <= KEPT {
         FREE.with_borrow_mut(|free| free.push(buffer));
     }
     result
+}
+
+/// Takes the smallest buffer that is large enough; else the largest, to be replaced.
+fn best(free: &mut Vec<Vec<f32>>, count: usize) -> Option<Vec<f32>> {
+    let fitting = (0..free.len()).filter(|i| free[*i].len() >= count).min_by_key(|i| free[*i].len());
+    let index = fitting.or_else(|| (0..free.len()).max_by_key(|i| free[*i].len()))?;
+    Some(free.swap_remove(index))
 }

@@ -33,11 +33,11 @@ pub(crate) fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, geometry:
     let y = conv.forward(host(&plain_x).values(), host(&w).values(), host(&plain(&bias)).values());
     record([x.into(), weight.into(), bias.into()], cpu::tensor(y, conv.output()), move |gradient, wanted| {
         let (x, w, gradient) = (host(&plain_x), host(&w), host(&gradient));
-        let found = conv.backward(x.values(), w.values(), gradient.values(), shifts, wanted);
+        let (x, w, gradient) = (x.values(), w.values(), gradient.values());
         [
-            found.x.map(|dx| cpu::tensor(dx, from).into()),
-            found.weight.map(|dweight| cpu::tensor(dweight, weight_shape).into()),
-            found.bias.map(|dbias| cpu::tensor(dbias, [shifts, outputs]).into()),
+            wanted[0].then(|| cpu::tensor(conv.input_gradient(w, gradient), from).into()),
+            wanted.gradient(1, weight_shape, |to| conv.weight_gradient_into(x, gradient, to)),
+            wanted[2].then(|| cpu::tensor(conv.bias_gradient(gradient, shifts), [shifts, outputs]).into()),
         ]
     })
 }

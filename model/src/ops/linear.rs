@@ -1,7 +1,7 @@
 //! `y = x Wᵀ + b` with PyTorch's layout of the weight.
 
 use super::cpu::{self, host, on_host};
-use super::record::{Any, plain, record};
+use super::record::{Any, Wanted, plain, record};
 use crate::kernels::linear::LinearShape;
 use crate::layers::as_dtype;
 use burn::tensor::Tensor;
@@ -15,8 +15,8 @@ pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -
     let y = forward(&plain_x, &w, bias.as_ref().map(|bias| as_dtype(plain(bias), dtype)));
     let gradients = move |gradient: Tensor<2>, wanted| backward(&plain_x, &w, &gradient, wanted);
     match bias {
-        None => record([x.into(), weight.into()], y, move |gradient, [x, weight]| {
-            let [dx, dweight, _] = gradients(gradient, [x, weight, false]);
+        None => record([x.into(), weight.into()], y, move |gradient, wanted| {
+            let [dx, dweight, _] = gradients(gradient, wanted);
             [dx, dweight]
         }),
         Some(bias) => record([x.into(), weight.into(), bias.into()], y, gradients),
@@ -43,7 +43,7 @@ fn shape(x: &Tensor<2>, weight: &Tensor<2>) -> LinearShape {
 }
 
 /// The gradients of `x`, `weight` and bias where they are wanted.
-fn backward(x: &Tensor<2>, weight: &Tensor<2>, gradient: &Tensor<2>, wanted: [bool; 3]) -> [Option<Any>; 3] {
+fn backward(x: &Tensor<2>, weight: &Tensor<2>, gradient: &Tensor<2>, wanted: Wanted) -> [Option<Any>; 3] {
     let shape = shape(x, weight);
     if !on_host(gradient) {
         return [
@@ -57,7 +57,7 @@ fn backward(x: &Tensor<2>, weight: &Tensor<2>, gradient: &Tensor<2>, wanted: [bo
     let LinearShape { rows, inputs, outputs } = shape;
     [
         wanted[0].then(|| cpu::tensor(shape.input_gradient(gradient, weight), [rows, inputs]).into()),
-        wanted[1].then(|| cpu::tensor(shape.weight_gradient(gradient, x), [outputs, inputs]).into()),
+        wanted.gradient(1, [outputs, inputs], |to| shape.weight_gradient_into(gradient, x, to)),
         wanted[2].then(|| cpu::tensor(shape.bias_gradient(gradient), [outputs]).into()),
     ]
 }

@@ -11,6 +11,7 @@
 mod attention;
 mod conv;
 mod cpu;
+pub(crate) mod direct;
 mod fork;
 mod geglu;
 mod group_norm;
@@ -33,4 +34,5 @@ pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear::linear;
 #[cfg(feature = "emulation")]
 pub use on_device::with_kernels;
+pub(crate) use record::leaf_id;
 pub(crate) use upsample::upsample;

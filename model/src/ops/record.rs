@@ -3,6 +3,7 @@
 //! This is PyTorch's `autograd.Function` for burn: the rule is a closure over plain tensors and whatever else the
 //! forward pass saved. Only this file knows burn's backends.
 
+use super::{cpu, direct};
 #[cfg(feature = "cuda")]
 use burn::backend::Cube;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -13,6 +14,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, DispatchKindConversion, DispatchTensor, Flex, backend_extension};
 use burn::tensor::Tensor;
 use std::fmt;
+use std::ops::Index;
 use std::sync::Arc;
 
 /// A tensor of any rank.
@@ -33,23 +35,56 @@ impl<const D: usize> From<Tensor<D>> for Any {
     }
 }
 
+/// Which inputs' gradients are needed: `wanted[i]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    is_wanted: [bool; 3],
+    nodes: [direct::LeafId; 3],
+}
+
+impl Wanted {
+    /// The gradient of an input where it is wanted; `write` is given memory of whatever content for it. Where the gradient
+    /// of that input has a place of its own ([`direct`]), it is written there and nothing is returned.
+    pub(crate) fn gradient<const D: usize>(
+        &self,
+        input: usize,
+        shape: [usize; D],
+        write: impl Fn(&mut [f32]),
+    ) -> Option<Any> {
+        let count = shape.iter().product();
+        if !self[input] || direct::write(self.nodes[input], count, &write) {
+            return None;
+        }
+        let mut values = vec![0.0; count];
+        write(&mut values);
+        Some(cpu::tensor(values, shape).into())
+    }
+}
+
+impl Index<usize> for Wanted {
+    type Output = bool;
+
+    fn index(&self, input: usize) -> &bool {
+        &self.is_wanted[input]
+    }
+}
+
 /// Gives the gradients of the inputs for the gradient of the output. `wanted` says which are needed; the others may
-/// be `None`.
-type Closure<const D: usize, const N: usize> = dyn Fn(Tensor<D>, [bool; N]) -> [Option<Any>; N] + Send + Sync;
+/// be `None`, and so may those that were written to their place.
+type Closure<const D: usize, const N: usize> = dyn Fn(Tensor<D>, Wanted) -> [Option<Any>; N] + Send + Sync;
 
 /// Records `output` as a function of `inputs` where one of them is tracked. All tensors that the rule sees, and
 /// `output`, are plain.
 pub(crate) fn record<const D: usize, const N: usize>(
     inputs: [Any; N],
     output: Tensor<D>,
-    rule: impl Fn(Tensor<D>, [bool; N]) -> [Option<Any>; N] + Send + Sync + 'static,
+    rule: impl Fn(Tensor<D>, Wanted) -> [Option<Any>; N] + Send + Sync + 'static,
 ) -> Tensor<D> {
     if !inputs.iter().any(|input| Tensor::<1>::from_dispatch(input.0.clone()).is_tracked()) {
         return output;
     }
     let closure: Box<Closure<D, N>> = Box::new(rule);
-    let erased = move |gradient: DispatchTensor, wanted: [bool; 3]| {
-        let wanted = std::array::from_fn(|i| wanted[i]);
+    let erased = move |gradient: DispatchTensor, wanted: Wanted| {
         closure(Tensor::from_dispatch(gradient), wanted).into_iter().map(|g| g.map(|any| any.0)).collect()
     };
     // Operations with fewer than three inputs get constants for the others, which ask for no gradient.
@@ -60,7 +95,7 @@ pub(crate) fn record<const D: usize, const N: usize>(
     Tensor::from_dispatch(<Dispatch as Node>::node(first, second, third, output, Rule(Arc::new(erased))))
 }
 
-type Erased = dyn Fn(DispatchTensor, [bool; 3]) -> Vec<Option<DispatchTensor>> + Send + Sync;
+type Erased = dyn Fn(DispatchTensor, Wanted) -> Vec<Option<DispatchTensor>> + Send + Sync;
 
 /// A gradient rule for three inputs.
 #[derive(Clone)]
@@ -143,16 +178,31 @@ where
 
     fn backward(self, ops: Ops<Rule, 3>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let gradient = Tensor::<1>::from_primitive::<B>(gradients.consume::<B>(&ops.node)).into_dispatch();
-        let wanted = ops.parents.each_ref().map(Option::is_some);
+        let wanted = Wanted {
+            is_wanted: ops.parents.each_ref().map(Option::is_some),
+            nodes: ops
+                .parents
+                .each_ref()
+                .map(|parent| parent.as_ref().map_or(direct::LeafId::MAX, |node| node.id.value)),
+        };
         let results = (ops.state.0)(gradient, wanted);
         for (parent, result) in ops.parents.into_iter().zip(results) {
             if let Some(parent) = parent {
-                let result = Tensor::<1>::from_dispatch(result.expect("a gradient for every input that wants one"));
+                let Some(result) = result else {
+                    assert!(direct::is_written(parent.id.value), "a gradient for every input that wants one");
+                    continue;
+                };
+                let result = Tensor::<1>::from_dispatch(result);
                 let primitive = result.try_into_primitive::<B>().expect("gradients stay on their backend");
                 gradients.register::<B>(parent.id, primitive);
             }
         }
     }
+}
+
+/// The number of a tensor's node, on the CPU and under autodiff.
+pub(crate) fn leaf_id<const D: usize>(tensor: &Tensor<D>) -> Option<direct::LeafId> {
+    Some(tensor.clone().try_into_primitive::<Autodiff<Flex>>().ok()?.id().value)
 }
 
 /// The same tensor without autodiff.

@@ -4,17 +4,18 @@
 //! two buffers and, while a step is computed, the gradient.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::ops::Range;
 
 use ballast_common::config::OptimizerConfig;
-use ballast_model::adamw::{AdamW, Group};
+use ballast_model::adamw::{AdamW, Group, Scaled};
 use ballast_model::{FlatLayout, MicroBatch, ParamGroup, StableDiffusion, Trainable, TrainedParams};
 
 use super::{Engine, Formed, Measure, Moment, NotFinite, Pass};
 use crate::collective::{Collective, Local, tree};
 use crate::error::WorkerError;
 use crate::hash::flat_hash;
-use crate::optimizer::{adamw, clip_by_norm, global_norm};
+use crate::optimizer::{adamw, all_finite, clip_factor, global_norm};
 
 /// Trains on the CPU.
 pub(crate) struct HostEngine {
@@ -23,6 +24,8 @@ pub(crate) struct HostEngine {
     /// The places of the trained parameters.
     pub(crate) layout: FlatLayout,
     pub(crate) optimizer: AdamW,
+    /// Memory of the last step's gradient, for the next one: the system takes long to clear gigabytes of fresh memory.
+    spare: Cell<Vec<f32>>,
 }
 
 impl HostEngine {
@@ -44,7 +47,7 @@ impl Engine for HostEngine {
     type Losses = Vec<f32>;
 
     fn new(model: StableDiffusion, layout: FlatLayout, optimizer: &OptimizerConfig) -> Result<Self, WorkerError> {
-        Ok(Self { optimizer: adamw(optimizer, layout.total), model, layout })
+        Ok(Self { optimizer: adamw(optimizer, layout.total), model, layout, spare: Cell::default() })
     }
 
     fn model(&self) -> &StableDiffusion {
@@ -66,8 +69,9 @@ impl Engine for HostEngine {
         pass: Pass,
     ) -> Result<(Vec<f32>, Vec<f32>), NotFinite> {
         let Pass { normaliser, recomputation, trains_unet } = pass;
+        let (scheduler, memory) = (&self.model.noise_scheduler, self.spare.take());
         let (per_sample, mut gradient) =
-            trainable.loss_and_gradient(&self.model.noise_scheduler, batch, normaliser, recomputation);
+            trainable.loss_and_gradient_in(memory, scheduler, batch, normaliser, recomputation);
         let per_sample: Vec<f32> = per_sample.into_data().try_to_vec().expect("losses are f32");
         if !per_sample.iter().all(|loss| loss.is_finite()) {
             return Err("loss");
@@ -75,7 +79,7 @@ impl Engine for HostEngine {
         if !trains_unet {
             gradient[self.layout.group_range(ParamGroup::Unet)].fill(0.0);
         }
-        if gradient.iter().all(|value| value.is_finite()) { Ok((per_sample, gradient)) } else { Err("gradient") }
+        if all_finite(&gradient) { Ok((per_sample, gradient)) } else { Err("gradient") }
     }
 
     fn losses(&self, losses: Vec<f32>) -> Result<Vec<f32>, NotFinite> {
@@ -101,12 +105,14 @@ impl Engine for HostEngine {
         Measure { norm, hash }
     }
 
-    fn apply(&mut self, mut gradient: Vec<f32>, norm: f64, norm_max: f64, step: u64, groups: &[Group]) {
-        clip_by_norm(&mut gradient, norm, norm_max);
+    fn apply(&mut self, gradient: Vec<f32>, norm: f64, norm_max: f64, step: u64, groups: &[Group]) {
+        let factor = clip_factor(norm, norm_max);
         let optimizer = &mut self.optimizer;
         self.model.change_trained(&self.layout, &mut |offset, values| {
-            optimizer.step_part(offset, values, &gradient, step, groups);
+            let gradient = Scaled { gradient: &gradient, factor };
+            optimizer.step_part_scaled(offset, values, gradient, step, groups);
         });
+        self.spare.set(gradient);
     }
 
     fn read_params(&self, range: Range<usize>, sink: &mut dyn FnMut(&[f32])) {

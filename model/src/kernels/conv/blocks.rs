@@ -1,6 +1,6 @@
 //! Many pixels: rows of taps for some pixels at a time.
 
-use super::super::matrix::{Mat, Write, multiply};
+use super::super::matrix::{Mat, Panels, Write, multiply};
 use super::super::{math::vectorised, scratch};
 use super::{Conv, Geometry};
 use rayon::prelude::*;
@@ -10,17 +10,29 @@ use std::ops::Range;
 const PIXELS: usize = 256;
 /// Numbers of a block of taps: 1.5 MiB, of a second-level cache of 1 to 2 MiB.
 const BLOCK: usize = 384 << 10;
+/// Pixels from which on the weight is laid out anew: it is read once for each block of pixels.
+const MANY_PIXELS: usize = 8 * PIXELS;
 /// Weights up to which a second order of them costs nothing.
 const SMALL_WEIGHT: usize = 1 << 16;
 
 pub(super) fn forward(conv: &Conv, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
-    let taps = conv.geometry.taps();
-    let by_tap = by_tap(weight, conv.inputs, taps);
-    let matrix = |taps: &Range<usize>| {
-        let first = taps.start * conv.inputs;
-        Mat::new(&by_tap[first..], [conv.outputs, taps.len() * conv.inputs], [conv.row(), 1]).t()
-    };
-    correlate(conv, x, &whole_rows(conv), matrix, Some(bias))
+    scratch::with(2 * weight.len(), |memory| {
+        let (by_tap, memory) = memory.split_at_mut(weight.len());
+        write_by_tap(by_tap, weight, conv.inputs, conv.geometry.taps());
+        if conv.batch * conv.pixels() < MANY_PIXELS {
+            let multiply = |y: &mut [f32], block: Mat, taps: &Range<usize>, write| {
+                let size = [conv.outputs, taps.len() * conv.inputs];
+                let weight = Mat::new(&by_tap[taps.start * conv.inputs..], size, [conv.row(), 1]).t();
+                multiply(y, conv.outputs, block, weight, write);
+            };
+            return correlate(conv, x, &whole_rows(conv), multiply, Some(bias));
+        }
+        let panels = Panels::of_columns(memory, by_tap, [conv.row(), conv.outputs]);
+        let multiply = |y: &mut [f32], block: Mat, taps: &Range<usize>, write| {
+            panels.multiply(y, conv.outputs, block, taps.start * conv.inputs..taps.end * conv.inputs, write);
+        };
+        correlate(conv, x, &whole_rows(conv), multiply, Some(bias))
+    })
 }
 
 /// Kernel rows are taken together as far as their taps fit into a block.
@@ -31,15 +43,13 @@ fn whole_rows(conv: &Conv) -> Vec<Range<usize>> {
 }
 
 /// `[outputs, inputs, taps]` → `[outputs, taps, inputs]`
-fn by_tap(weight: &[f32], inputs: usize, taps: usize) -> Vec<f32> {
-    let mut result = vec![0.0; weight.len()];
+fn write_by_tap(result: &mut [f32], weight: &[f32], inputs: usize, taps: usize) {
     let outputs = result.par_chunks_mut(inputs * taps).zip(weight.par_chunks(inputs * taps));
     outputs.for_each(|(result, weight)| {
         vectorised!((result: &mut [f32] = result, weight: &[f32] = weight, taps: usize = taps) {
             transpose(result, weight, taps);
         });
     });
-    result
 }
 
 /// `[·, columns]` → `[columns, ·]`, for few columns.
@@ -64,12 +74,12 @@ fn transpose(result: &mut [f32], values: &[f32], columns: usize) {
 }
 
 /// Σ over taps of the shifted picture times the tap's matrix; `groups` are the taps of one product each, and
-/// `matrix` gives their weights, `[taps * inputs, outputs]`.
-fn correlate<'a>(
+/// `product(y, pixels, taps, write)` multiplies some pixels by the weights of some taps, `[taps * inputs, outputs]`.
+fn correlate(
     conv: &Conv,
     x: &[f32],
     groups: &[Range<usize>],
-    matrix: impl Fn(&Range<usize>) -> Mat<'a> + Sync,
+    product: impl Fn(&mut [f32], Mat, &Range<usize>, Write) + Sync,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let (pixels, outputs) = (conv.pixels(), conv.outputs);
@@ -87,7 +97,7 @@ fn correlate<'a>(
             scratch::with(rows.len() * width, |block| {
                 gather(conv, x, rows.clone(), taps.clone(), 0..conv.inputs, block);
                 let write = if j == 0 && bias.is_none() { Write::Set } else { Write::Add };
-                multiply(y, outputs, Mat::of_rows(block, rows.len(), width), matrix(taps), write);
+                product(y, Mat::of_rows(block, rows.len(), width), taps, write);
             });
         }
     });
@@ -136,22 +146,26 @@ pub(super) fn input_gradient(conv: &Conv, weight: &[f32], gradient: &[f32]) -> V
         for tap in (0..taps).rev() {
             matrix.extend(weight.iter().skip(tap).step_by(taps));
         }
-        let of = |taps: &Range<usize>| {
-            Mat::of_rows(&matrix[taps.start * size..taps.end * size], taps.len() * conv.outputs, conv.inputs)
+        let product = |dx: &mut [f32], block: Mat, taps: &Range<usize>, write| {
+            let of_taps = &matrix[taps.start * size..taps.end * size];
+            multiply(dx, conv.inputs, block, Mat::of_rows(of_taps, taps.len() * conv.outputs, conv.inputs), write);
         };
-        return correlate(&turned, gradient, &whole_rows(&turned), of, None);
+        return correlate(&turned, gradient, &whole_rows(&turned), product, None);
     }
-    let by_tap = by_tap(weight, conv.inputs, taps);
-    let single: Vec<Range<usize>> = (0..taps).map(|tap| tap..tap + 1).collect();
-    let of = |range: &Range<usize>| {
-        let first = (taps - 1 - range.start) * conv.inputs;
-        Mat::new(&by_tap[first..], [conv.outputs, conv.inputs], [conv.row(), 1])
-    };
-    correlate(&turned, gradient, &single, of, None)
+    scratch::with(weight.len(), |by_tap| {
+        write_by_tap(by_tap, weight, conv.inputs, taps);
+        let single: Vec<Range<usize>> = (0..taps).map(|tap| tap..tap + 1).collect();
+        let product = |dx: &mut [f32], block: Mat, range: &Range<usize>, write| {
+            let first = (taps - 1 - range.start) * conv.inputs;
+            let of_tap = Mat::new(&by_tap[first..], [conv.outputs, conv.inputs], [conv.row(), 1]);
+            multiply(dx, conv.inputs, block, of_tap, write);
+        };
+        correlate(&turned, gradient, &single, product, None)
+    })
 }
 
 /// Channels are cut into slices, so that each slice's taps of some pixels fit into a core's cache.
-pub(super) fn weight_gradient(conv: &Conv, x: &[f32], gradient: &[f32]) -> Vec<f32> {
+pub(super) fn weight_gradient(conv: &Conv, x: &[f32], gradient: &[f32], result: &mut [f32]) {
     let (inputs, outputs, taps) = (conv.inputs, conv.outputs, conv.geometry.taps());
     let rows = conv.batch * conv.pixels();
     let wide = inputs.div_ceil(inputs.div_ceil(64).max(8.min(inputs.div_ceil(16))));
@@ -174,7 +188,6 @@ pub(super) fn weight_gradient(conv: &Conv, x: &[f32], gradient: &[f32]) -> Vec<f
             part
         })
         .collect();
-    let mut result = vec![0.0; outputs * inputs * taps];
     result.par_chunks_mut(inputs * taps).enumerate().for_each(|(output, result)| {
         for (channels, part) in slices.iter().zip(&parts) {
             let width = taps * channels.len();
@@ -185,5 +198,4 @@ pub(super) fn weight_gradient(conv: &Conv, x: &[f32], gradient: &[f32]) -> Vec<f
             }
         }
     });
-    result
 }

@@ -1,7 +1,7 @@
 //! Few pixels: the matrix of taps has a row per input channel and tap, as the weight has columns, and a column per
 //! output pixel of the batch.
 
-use super::super::matrix::{Mat, Write, multiply, transpose_into, transposed};
+use super::super::matrix::{Mat, Panels, Write, multiply, transpose_into, transposed};
 use super::super::scratch;
 use super::{Conv, Geometry};
 use rayon::prelude::*;
@@ -107,19 +107,14 @@ pub(super) fn input_gradient(conv: &Conv, weight: &[f32], gradient: &[f32]) -> V
     transposed(&dx, conv.inputs, from)
 }
 
-pub(super) fn weight_gradient(conv: &Conv, x: &[f32], gradient: &[f32]) -> Vec<f32> {
+pub(super) fn weight_gradient(conv: &Conv, x: &[f32], gradient: &[f32], result: &mut [f32]) {
     let rows = conv.batch * conv.pixels();
-    let mut result = vec![0.0; conv.outputs * conv.row()];
-    scratch::with(2 * conv.row() * rows, |memory| {
-        let (taps, by_pixel) = memory.split_at_mut(conv.row() * rows);
+    scratch::with((2 * conv.row() + conv.outputs) * rows, |memory| {
+        let (taps, memory) = memory.split_at_mut(conv.row() * rows);
+        let (panels, by_output) = memory.split_at_mut(conv.row() * rows);
         gather(conv, x, taps);
-        transpose_into(by_pixel, taps, conv.row(), rows); // [pixels, inputs * taps]
-        let taps = Mat::of_rows(by_pixel, rows, conv.row());
-        result.par_chunks_mut(CHANNELS * conv.row()).enumerate().for_each(|(i, result)| {
-            let outputs = result.len() / conv.row();
-            let gradient = Mat::new(&gradient[i * CHANNELS..], [rows, outputs], [conv.outputs, 1]).t();
-            multiply(result, conv.row(), gradient, taps, Write::Set);
-        });
+        let panels = Panels::of_columns(panels, taps, [rows, conv.row()]);
+        transpose_into(by_output, gradient, rows, conv.outputs); // [outputs, pixels]
+        panels.product_into(result, Mat::of_rows(by_output, conv.outputs, rows), None);
     });
-    result
 }
