@@ -11,7 +11,8 @@
 //! run waits for those who had it to come back; a checkpoint is the last resort.
 //!
 //! `events` is the language, `gathering` the arrival of workers, `reunion` their return, `steps` a step, `disagreement` what
-//! differing votes lead to, `links` who cannot be grouped with whom, `catch_up` how joiners are sent the state, `losses` how the worker set shrinks, `milestones`
+//! differing votes lead to, `links` who cannot be grouped with whom, `nccl` what the gradients
+//! travel over, `catch_up` how joiners are sent the state, `losses` how the worker set shrinks, `milestones`
 //! the work between steps and the end.
 //!
 //! It is public so that the simulation of `ballast-tests` drives the very code that runs.
@@ -23,6 +24,7 @@ mod gathering;
 mod links;
 mod losses;
 mod milestones;
+mod nccl;
 mod reunion;
 mod steps;
 
@@ -36,6 +38,8 @@ use catch_up::Transfer;
 pub use events::{Action, CoreConfig, Ending, Event, Head, Held, LeftBehind, Milestone};
 use links::Links;
 use milestones::Pending;
+use nccl::Nccl;
+pub use nccl::{NCCL_ID_BYTES, NcclAbility, NcclId};
 use reunion::Reunion;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +88,8 @@ pub struct RunState {
     head: Option<Head>,
     /// Which workers cannot reach each other.
     links: Links,
+    /// What the gradients travel over.
+    nccl: Nccl,
     /// Chain of the ledger after `next_step` steps.
     chain: String,
     /// Steps committed, hence the next one to commit.
@@ -138,6 +144,7 @@ impl RunState {
             group: Vec::new(),
             formed: Vec::new(),
             links: Links::default(),
+            nccl: Nccl::default(),
             head: left_behind.as_ref().map(|left| left.head.clone()),
             reunion: left_behind.map(Reunion::after_restart).unwrap_or_default(),
             chain: config.chain.clone(),
@@ -214,6 +221,11 @@ impl RunState {
             }
             Event::FetchFailed { worker, transfer, reason } => {
                 self.on_fetch_failed(worker, transfer, &reason, &mut actions)
+            }
+            Event::NcclAbility { worker, ability } => self.on_nccl_ability(worker, ability),
+            Event::NcclId { worker, generation, id } => self.on_nccl_id(worker, generation, id, &mut actions),
+            Event::NcclUnusable { worker, generation, reason } => {
+                self.on_nccl_unusable(worker, generation, reason, &mut actions);
             }
             Event::StopRequested => self.on_stop(&mut actions),
             Event::Tick => self.on_tick(now, &mut actions),

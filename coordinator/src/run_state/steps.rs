@@ -73,7 +73,11 @@ impl RunState {
         if !current || !matches!(self.phase, Phase::Stepping { .. }) {
             return;
         }
-        if let Some(peer_rank) = peer_rank {
+        if self.nccl.is_in_use() {
+            if self.on_nccl_failure(worker, reason, actions) {
+                return;
+            }
+        } else if let Some(peer_rank) = peer_rank {
             self.on_broken_link(worker, peer_rank, actions);
         }
         self.regroup(&format!("the collective failed on worker {worker}: {reason}"), actions);
@@ -90,6 +94,7 @@ impl RunState {
         self.head = Some(Head { step, generation, gradient_hash, previous_chain });
         self.state_hash = None;
         self.links.forget_failures();
+        self.nccl.forget_failures();
         self.done.clear();
         if self.interrupted {
             self.config.stop_step = self.next_step;

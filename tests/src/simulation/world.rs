@@ -2,6 +2,7 @@
 
 mod coordinator;
 mod faults;
+mod nccl;
 mod returns;
 mod workers;
 
@@ -162,6 +163,7 @@ pub(super) struct World {
     next_worker: WorkerId,
     machines: usize,
     links: Links,
+    nccl: nccl::Nccl,
     enabled_faults: u64,
     faults_end: Millis,
     tally: Tally,
@@ -206,6 +208,7 @@ impl World {
             next_worker: 1,
             machines,
             links: Links::default(),
+            nccl: nccl::Nccl::new(seed, faults_end),
             enabled_faults,
             faults_end,
             tally: Tally::default(),
