@@ -50,12 +50,7 @@ Exit codes: 0 the machine can train on what is wanted, 1 something is missing.";
 
 /// Whether this build can train on GPUs, and what to say where it cannot.
 const HAS_CUDA: bool = ballast_worker::HAS_CUDA;
-const NO_CUDA: &str = if cfg!(feature = "cuda") {
-    "this build has what CUDA needs, but this version of ballast does not train on GPUs yet: docs/gpu.md"
-} else {
-    "this build has no CUDA support: cargo build --release --locked --features cuda (training on GPUs is not finished yet: \
-     docs/gpu.md)"
-};
+const NO_CUDA: &str = "this build has no CUDA support: cargo build --release --locked --features cuda";
 
 /// Runs the command.
 pub(crate) fn run(args: Args, _: OutputArgs) -> Result<ExitCode, Failure> {
@@ -78,7 +73,7 @@ impl Report {
         match self.wanted {
             Wanted::Cpu => false,
             Wanted::Cuda => true,
-            Wanted::Auto => HAS_CUDA && self.machine.driver.is_good(),
+            Wanted::Auto => HAS_CUDA && self.machine.usable_gpus() > 0,
         }
     }
 

@@ -85,7 +85,9 @@ impl From<ballast_coordinator::RunError> for Failure {
 
 impl From<ballast_worker::WorkerError> for Failure {
     fn from(error: ballast_worker::WorkerError) -> Self {
-        Self { hint: error.hint(), exit_code: EXIT_FAILED, error: error.into() }
+        let is_usage = matches!(error, ballast_worker::WorkerError::Device(_));
+        let exit_code = if is_usage { EXIT_USAGE } else { EXIT_FAILED };
+        Self { hint: error.hint(), exit_code, error: error.into() }
     }
 }
 

@@ -10,8 +10,9 @@ use anyhow::Context as _;
 use crate::OutputArgs;
 use crate::config_args::{Flags, SetArgs, load};
 use crate::coordinator::allow;
-use crate::devices::local_devices;
+use crate::devices::{LocalDevices, local_devices};
 use crate::failure::Failure;
+use crate::output::say;
 use crate::session::{Opening, Session, listen, runtime};
 use crate::worker_processes::{WorkerProcesses, WorkerSettings};
 
@@ -70,7 +71,8 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
     config.require_training()?;
     // Its workers are on this machine, so nobody else has any business there.
     allow(config.cluster.listen, false)?;
-    let devices = local_devices(&config)?;
+    let LocalDevices { devices, notices } = local_devices(&config)?;
+    notices.iter().for_each(|notice| say(notice));
 
     let runtime = runtime()?;
     let result = runtime.block_on(async {

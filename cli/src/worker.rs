@@ -8,10 +8,12 @@ use ballast_common::telemetry::{self, Service, Style, TracesSetting};
 use ballast_worker::{WorkerOptions, WorkerOutcome};
 use tokio::sync::watch;
 
+use crate::devices::{LocalDevices, worker_device};
 use crate::failure::{EXIT_FAILED, EXIT_INTERRUPTED, Failure};
+use crate::output::say;
 use crate::session::runtime;
 use crate::signals::StopSignals;
-use crate::{OutputArgs, allocator, devices};
+use crate::{OutputArgs, allocator};
 
 /// Runs one worker: it joins a coordinator, trains on its device, and ends when the run does.
 #[derive(clap::Args)]
@@ -27,7 +29,7 @@ pub(crate) struct Args {
     #[arg(long, help_heading = "Network")]
     insecure: bool,
     /// What to compute on [default: the GPU of the launcher's LOCAL_RANK or SLURM_LOCALID; else the first; else the CPU].
-    #[arg(long, value_name = "cpu|cuda[:N]", value_parser = device, help_heading = "Device")]
+    #[arg(long, value_name = "cpu|cuda[:N]|auto", value_parser = device, help_heading = "Device")]
     device: Option<String>,
     /// Threads for pictures and, on the CPU, for the model [default: one per core].
     #[arg(long, value_name = "N", help_heading = "Device")]
@@ -61,13 +63,14 @@ pub(crate) fn run(args: Args, output: OutputArgs) -> Result<ExitCode, Failure> {
     if args.until_stdin_ends {
         end_with_stdin();
     }
+    let LocalDevices { devices, notices } = worker_device(args.device.as_deref(), |name| std::env::var(name).ok())?;
+    notices.iter().for_each(|notice| say(notice));
     let options = WorkerOptions {
         coordinator_url: args.coordinator.clone(),
-        device: args.device.unwrap_or_else(|| {
-            devices::from_launcher(|name| std::env::var(name).ok(), ballast_worker::cuda_device_count())
-        }),
+        device: devices.into_iter().next().expect("a worker has one device"),
         collective_listen: args.listen.unwrap_or_else(|| collective_address(&coordinator, coordinator_is_here)),
         threads: args.threads,
+        nccl: None,
     };
     let runtime = runtime()?;
     let result = runtime.block_on(work(options, output, args.until_stdin_ends));
@@ -147,8 +150,8 @@ fn collective_address((host, _): &(String, u16), coordinator_is_here: bool) -> S
 
 fn device(text: &str) -> Result<String, String> {
     let is_good =
-        text == "cpu" || text == "cuda" || text.strip_prefix("cuda:").is_some_and(|n| n.parse::<u32>().is_ok());
-    if is_good { Ok(text.to_owned()) } else { Err("expected cpu, cuda or cuda:N".to_owned()) }
+        ["cpu", "cuda", "auto"].contains(&text) || text.strip_prefix("cuda:").is_some_and(|n| n.parse::<u32>().is_ok());
+    if is_good { Ok(text.to_owned()) } else { Err("expected cpu, cuda, cuda:N or auto".to_owned()) }
 }
 
 /// Ends this process when standard input does. The parent holds the other end, and lets go of it however it ends.

@@ -64,6 +64,14 @@ pub enum CollectiveError {
         /// Its own words.
         message: String,
     },
+    /// A library (NCCL) does not let go of a generation: only the end of the process frees what it holds of the device.
+    #[error("{library} did not end a group within {limit:?}, and holds on to the device")]
+    Wedged {
+        /// The library's name.
+        library: &'static str,
+        /// How long this worker waited.
+        limit: Duration,
+    },
     /// An earlier reduction of the generation failed, so its links are gone.
     #[error("the collective of generation {generation} broke earlier")]
     Broken {
@@ -77,7 +85,11 @@ impl CollectiveError {
     pub fn peer(&self) -> Option<u32> {
         match self {
             Self::Connect { rank, .. } | Self::Absent { rank, .. } | Self::Link { rank, .. } => Some(*rank),
-            Self::Cancelled | Self::Source { .. } | Self::Library { .. } | Self::Broken { .. } => None,
+            Self::Cancelled
+            | Self::Source { .. }
+            | Self::Library { .. }
+            | Self::Wedged { .. }
+            | Self::Broken { .. } => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ballast_common::config::{Reduction, RunConfig};
+use ballast_common::config::{ClusterConfig, CollectiveKind, DeviceKind, Reduction, RunConfig};
 use ballast_common::dataset::Dataset;
 use ballast_common::schedule::{RunSchedule, ScheduleOptions};
 
@@ -252,6 +252,7 @@ impl PreparedRun {
             lease: cluster.lease,
             plan_ahead: u64::from(cluster.plan_ahead),
             slots: self.config.step.slots as usize,
+            collective: cluster.collective,
             catch_up_timeout: CATCH_UP_TIMEOUT,
             last_generation: self.ledger.last_generation()?,
             chain: wire::hex(&self.ledger.chain_after(self.first_step)?.unwrap_or_default()),
@@ -354,8 +355,9 @@ fn check(config: &RunConfig, dataset: &Dataset) -> Result<RunSchedule, RunError>
         return Err(RunError::NoModel { path: model, missing: MODEL_INDEX });
     }
     let schedule = RunSchedule::compute(dataset, &ScheduleOptions::from(config), config.run.epochs);
-    if config.cluster.reduction == Some(Reduction::Fast) {
-        tracing::warn!("cluster.reduction = \"fast\" needs NCCL, which this version does not have: sums are exact");
+    let ClusterConfig { collective, device, reduction, .. } = config.cluster;
+    if reduction == Some(Reduction::Fast) && (collective == CollectiveKind::Tcp || device == DeviceKind::Cpu) {
+        tracing::warn!("cluster.reduction = \"fast\" is for NCCL, which this run does not use: sums are exact");
     }
     if schedule.steps() == 0 {
         return Err(RunError::NoSteps { epochs: config.run.epochs });
@@ -379,7 +381,7 @@ fn check_unchanged(config: &RunConfig, before: &RunConfig) -> Result<(), RunErro
         config.sample = fresh.sample;
         config.telemetry = fresh.telemetry;
         let reduction = config.cluster.reduction;
-        config.cluster = ballast_common::config::ClusterConfig { reduction, ..fresh.cluster };
+        config.cluster = ClusterConfig { reduction, ..fresh.cluster };
         config.to_toml()
     };
     let (now, before) = (learned(config), learned(before));

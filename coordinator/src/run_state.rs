@@ -12,8 +12,8 @@
 //!
 //! `events` is the language, `gathering` the arrival of workers, `reunion` their return, `steps` a step, `disagreement` what
 //! differing votes lead to, `settling` what is gathered when a generation breaks, `links` who cannot be grouped with whom,
-//! `catch_up` how joiners are sent the state, `losses` how the worker set shrinks, `milestones` the work between steps and the
-//! end.
+//! `nccl` what the gradients travel over, `catch_up` how joiners are sent the state, `losses` how the worker set shrinks,
+//! `milestones` the work between steps and the end.
 //!
 //! It is public so that the simulation of `ballast-tests` drives the very code that runs.
 
@@ -24,6 +24,7 @@ mod gathering;
 mod links;
 mod losses;
 mod milestones;
+mod nccl;
 mod reunion;
 mod settling;
 mod steps;
@@ -38,6 +39,8 @@ use catch_up::Transfer;
 pub use events::{Action, CoreConfig, Ending, Event, Head, Held, LeftBehind, Milestone};
 use links::Links;
 use milestones::Pending;
+use nccl::Nccl;
+pub use nccl::{NCCL_ID_BYTES, NcclAbility, NcclId};
 use reunion::Reunion;
 use settling::{Report, Settling};
 
@@ -89,6 +92,8 @@ pub struct RunState {
     head: Option<Head>,
     /// Which workers cannot reach each other.
     links: Links,
+    /// What the gradients travel over.
+    nccl: Nccl,
     /// Chain of the ledger after `next_step` steps.
     chain: String,
     /// Steps committed, hence the next one to commit.
@@ -143,6 +148,7 @@ impl RunState {
             group: Vec::new(),
             formed: Vec::new(),
             links: Links::default(),
+            nccl: Nccl::default(),
             head: left_behind.as_ref().map(|left| left.head.clone()),
             reunion: left_behind.map(Reunion::after_restart).unwrap_or_default(),
             chain: config.chain.clone(),
@@ -221,6 +227,11 @@ impl RunState {
             }
             Event::FetchFailed { worker, transfer, reason } => {
                 self.on_fetch_failed(worker, transfer, &reason, &mut actions)
+            }
+            Event::NcclAbility { worker, ability } => self.on_nccl_ability(worker, ability),
+            Event::NcclId { worker, generation, id } => self.on_nccl_id(worker, generation, id, &mut actions),
+            Event::NcclUnusable { worker, generation, reason } => {
+                self.on_nccl_unusable(worker, generation, reason, &mut actions);
             }
             Event::StopRequested => self.on_stop(&mut actions),
             Event::Tick => self.on_tick(now, &mut actions),

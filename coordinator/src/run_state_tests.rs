@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use ballast_common::config::CollectiveKind;
 use proptest::prelude::*;
 
 use super::*;
@@ -12,6 +13,8 @@ mod joins;
 mod links;
 #[path = "run_state/milestones_tests.rs"]
 mod milestones_tests;
+#[path = "run_state/nccl_tests.rs"]
+mod nccl_tests;
 #[path = "run_state/reunion_tests.rs"]
 mod reunion;
 #[path = "run_state/settling_tests.rs"]
@@ -29,6 +32,7 @@ fn config(stop_step: u64, workers: usize) -> CoreConfig {
         lease: Duration::from_secs(3),
         plan_ahead: 2,
         slots: 4,
+        collective: CollectiveKind::Auto,
         catch_up_timeout: Duration::from_secs(600),
         last_generation: 0,
         chain: String::new(),

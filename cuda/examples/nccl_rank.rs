@@ -88,7 +88,7 @@ fn values(raw: &Nccl, buffer: &<Nccl as Raw>::Buffer) -> Result<Vec<f32>, Box<dy
 
 fn share_id(raw: &Nccl, rank: u32, file: &Path) -> Result<UniqueId, Box<dyn Error>> {
     if rank == 0 {
-        let id = raw.unique_id()?;
+        let id = raw.make_id()?;
         let new = file.with_extension("new");
         fs::write(&new, id.0)?;
         fs::rename(new, file)?;

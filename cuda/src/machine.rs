@@ -9,6 +9,7 @@
 use std::env;
 use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::fs;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -75,6 +76,8 @@ impl Finding {
 pub struct Gpu {
     /// Its number, as in `--device cuda:0`.
     pub index: u32,
+    /// Tells it from every other GPU of the world, as nvidia-smi shows it.
+    pub uuid: String,
     /// Its name.
     pub name: String,
     /// All of its memory.
@@ -109,14 +112,24 @@ impl Machine {
 
     /// Number of GPUs that can be used.
     pub fn usable_gpus(&self) -> usize {
-        self.gpus.iter().filter(|gpu| gpu.problem.is_none()).count()
+        self.usable().count()
+    }
+
+    /// The GPUs that can be used.
+    pub fn usable(&self) -> impl Iterator<Item = &Gpu> {
+        self.gpus.iter().filter(|gpu| gpu.problem.is_none())
+    }
+
+    /// What keeps even one GPU from being used, each part by its name for people.
+    pub fn obstacles(&self) -> Vec<(&'static str, &Finding)> {
+        let parts = [("NVIDIA driver", &self.driver), ("NVRTC", &self.nvrtc), ("CUDA headers", &self.headers)];
+        parts.into_iter().filter(|(_, part)| !part.is_good()).collect()
     }
 
     /// Whether everything is there to train on the GPUs that were found.
     pub fn can_train(&self) -> bool {
         let needs_nccl = self.usable_gpus() > 1;
-        let parts = [&self.driver, &self.nvrtc, &self.headers];
-        self.usable_gpus() > 0 && parts.iter().all(|part| part.is_good()) && (self.nccl.is_good() || !needs_nccl)
+        self.usable_gpus() > 0 && self.obstacles().is_empty() && (self.nccl.is_good() || !needs_nccl)
     }
 }
 
@@ -129,6 +142,7 @@ functions! {
         device: "cuDeviceGet", fn(*mut c_int, c_int) -> c_int;
         name: "cuDeviceGetName", fn(*mut c_char, c_int, c_int) -> c_int;
         memory: "cuDeviceTotalMem_v2", fn(*mut usize, c_int) -> c_int;
+        uuid: "cuDeviceGetUuid_v2", fn(*mut [u8; 16], c_int) -> c_int;
         attribute: "cuDeviceGetAttribute", fn(*mut c_int, c_int, c_int) -> c_int;
     }
 }
@@ -185,19 +199,21 @@ fn gpu(driver: &Driver, index: c_int) -> Option<Gpu> {
     const MINOR: c_int = 76;
     let (mut device, mut memory, mut major, mut minor) = (0, 0, 0, 0);
     let mut name = [0 as c_char; 128];
+    let mut uuid = [0; 16];
     // SAFETY: the pointers are valid for the calls, and the name's length is given.
     let codes = unsafe {
         [
             (driver.device)(&mut device, index),
             (driver.name)(name.as_mut_ptr(), name.len() as c_int - 1, device),
             (driver.memory)(&mut memory, device),
+            (driver.uuid)(&mut uuid, device),
             (driver.attribute)(&mut major, MAJOR, device),
             (driver.attribute)(&mut minor, MINOR, device),
         ]
     };
     // SAFETY: the driver writes less than the array holds, and its last element stays 0.
     let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
-    let problem = if codes != [0; 5] {
+    let problem = if codes != [0; 6] {
         Some("the driver does not describe it".to_owned())
     } else if (major, minor) < MIN_COMPUTE_CAPABILITY {
         Some("it has no bf16 tensor cores: compute capability 8.0 (Ampere) or newer is needed".to_owned())
@@ -206,11 +222,18 @@ fn gpu(driver: &Driver, index: c_int) -> Option<Gpu> {
     };
     Some(Gpu {
         index: u32::try_from(index).ok()?,
+        uuid: uuid_text(uuid),
         name,
         memory_bytes: memory as u64,
         compute_capability: format!("{major}.{minor}"),
         problem,
     })
+}
+
+/// Writes the bytes as nvidia-smi does: `GPU-8d5e6e3a-…`.
+fn uuid_text(bytes: [u8; 16]) -> String {
+    let hex = |range: Range<usize>| bytes[range].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("GPU-{}-{}-{}-{}-{}", hex(0..4), hex(4..6), hex(6..8), hex(8..10), hex(10..16))
 }
 
 /// 12040 is 12.4.

@@ -1,5 +1,5 @@
 /* Libraries that answer as NVIDIA's do, each with as much of a machine as the test wants: compiled by tests/machine.rs
-   with -DDRIVER, -DNVRTC or -DNCCL. */
+   with -DDRIVER, -DNVRTC or -DNCCL. The first GPU is a modern one; -DALIKE makes all of them so. */
 #include <string.h>
 #ifdef DRIVER
 #ifndef INIT
@@ -14,9 +14,15 @@ int cuDeviceGetName(char *name, int length, int device) {
     return 0;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = device == 10 ? 85899345920u : 8589934592u; return 0; }
+int cuDeviceGetUuid_v2(char *uuid, int device) { memset(uuid, 0xab, 16); uuid[15] = (char)device; return 0; }
+#ifdef ALIKE
+#define MODERN(device) 1
+#else
+#define MODERN(device) ((device) == 10)
+#endif
 #ifndef NO_ATTRIBUTE
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    *value = attribute == 75 ? (device == 10 ? 9 : 7) : (device == 10 ? 0 : 5);
+    *value = attribute == 75 ? (MODERN(device) ? 9 : 7) : (MODERN(device) ? 0 : 5);
     return 0;
 }
 #endif

@@ -76,6 +76,8 @@ fn a_whole_machine_is_described() {
     assert_eq!(machine["gpus"][0]["name"], "NVIDIA Test 80GB");
     assert_eq!(machine["gpus"][0]["memory_bytes"], 85_899_345_920_u64);
     assert_eq!(machine["gpus"][0]["compute_capability"], "9.0");
+    assert_eq!(machine["gpus"][0]["uuid"], "GPU-abababab-abab-abab-abab-ababababab0a");
+    assert_eq!(machine["gpus"][1]["uuid"], "GPU-abababab-abab-abab-abab-ababababab0b");
     assert!(machine["gpus"][1]["problem"].as_str().unwrap().contains("compute capability 8.0"), "{machine}");
     assert_eq!(found["can_train"], true);
 }

@@ -13,6 +13,10 @@ fn ten_thousand_fault_schedules_keep_every_promise() {
             assert!(tally.losses > 5_000 && tally.catch_ups > 5_000 && tally.expulsions > 100, "{tally}");
             assert!(tally.coordinator_deaths > 1_000 && tally.rollbacks > 1_000, "{tally}");
             assert!(tally.returns > 900 && tally.saved_alone > 9 && tally.left_out > 100, "{tally}");
+            assert!(
+                tally.nccl_generations > 1_000 && tally.nccl_ids > 1_000 && tally.nccl_fallbacks > 1_000,
+                "{tally}"
+            );
             assert!(tally.skipped_saves > 1_000 && tally.failed_saves > 1_000, "{tally}");
         }
         Err(violation) => panic!("{violation}"),

@@ -262,6 +262,7 @@ impl<E: Engine> DeviceThread<E> {
         let reduced = info_span!("all_reduce").in_scope(|| group.collective.all_reduce(reduction, computed.parts));
         let gradient = match reduced {
             Ok(gradient) => gradient,
+            Err(error @ CollectiveError::Wedged { .. }) => return Err(WorkerError::Collective(error)),
             Err(error) => {
                 drop(entered);
                 self.collective_failed(&plan, &error);

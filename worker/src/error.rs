@@ -8,7 +8,9 @@ use std::time::Duration;
 use ballast_common::{checkpoint, config};
 use thiserror::Error;
 
+use crate::collective::CollectiveError;
 use crate::connect::StreamError;
+use crate::devices::DeviceError;
 use crate::save::SaveError;
 
 /// Why a worker ends without having been told to.
@@ -79,13 +81,8 @@ pub enum WorkerError {
     #[error("cannot use the coordinator's config")]
     Config(#[from] config::ConfigError),
     /// The device is not there.
-    #[error("cannot compute on `{device}`: {reason}")]
-    Device {
-        /// As it was asked for.
-        device: String,
-        /// Why not.
-        reason: &'static str,
-    },
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The config trains neither the UNet nor the text encoder.
     #[error("there is nothing to train: model.train_unet and model.train_text_encoder are both false")]
     NothingToTrain,
@@ -168,6 +165,9 @@ pub enum WorkerError {
         /// Bytes of the allocation that failed, where known.
         bytes: Option<u64>,
     },
+    /// What moves the gradients can only be ended with this process.
+    #[error("this worker has to end")]
+    Collective(#[source] CollectiveError),
     /// The thread that owns the device died: a bug.
     #[error("the device thread panicked: {message}")]
     Panicked {
@@ -187,7 +187,7 @@ impl WorkerError {
             }
             Self::Listen { .. } => "choose a free port, and an address of this machine",
             Self::Url { .. } => "write http://HOST:PORT, as the coordinator prints it",
-            Self::Device { .. } => "use --device cpu, or a build with the `cuda` feature",
+            Self::Device(error) => &error.hint,
             Self::NothingToTrain => "set one of them to true",
             Self::ClipSkip(_) => "set model.clip_skip to 1 for the last layer",
             Self::Model { .. } | Self::OtherModel { .. } => {
@@ -201,6 +201,7 @@ impl WorkerError {
                 "lower step.micro_batch_size and raise step.slots by as much, set model.gradient_checkpointing to true, \
                  leave precision.compute at bf16, or lower data.resolution; `ballast plan --memory` says what each of them needs"
             }
+            Self::Collective(_) => "the others go on; start this worker again, and it joins anew",
             Self::Data(_) => "the same data has to lie at the same path on every worker's host",
             Self::Config(error) => return error.hint(),
             Self::Save(error) => return error.hint(),

@@ -1,18 +1,22 @@
 //! A worker: joins a coordinator, loads pictures, trains the model on its device, and adds up gradients with its peers.
 //!
 //! Start at [`run`]. `session.rs` talks to the coordinator, `device_thread.rs` owns the model and does what it is told in
-//! order, `trainer.rs` is the arithmetic of a step, `save/` what is left on disk.
+//! order, `trainer.rs` is the arithmetic of a step, `save/` what is left on disk. `devices.rs` finds what to compute on,
+//! `forming.rs` what gradients travel over.
 
 mod connect;
 mod device_thread;
 mod device_watch;
+mod devices;
 mod draws;
 mod engine;
 mod error;
+mod forming;
 mod hash;
 mod images;
 mod kernel_cache;
 mod latents;
+mod nccl;
 mod optimizer;
 mod out_of_memory;
 mod plan;
@@ -29,7 +33,9 @@ use std::net::SocketAddr;
 use ballast_collective as collective;
 
 pub use connect::StreamError;
+pub use devices::{DeviceError, Gpus, HAS_CUDA, cuda_device_count};
 pub use error::WorkerError;
+pub use nccl::{NcclAbility, NcclLibrary, NcclMember, NcclOnDevice};
 pub use save::SaveError;
 pub use session::run;
 
@@ -44,6 +50,9 @@ pub struct WorkerOptions {
     pub collective_listen: SocketAddr,
     /// Threads for pictures and, on the CPU, for the model. None: one per core.
     pub threads: Option<usize>,
+    /// What can be done with NCCL, in place of what the device's own can: a simulated one, which needs no GPU. None: the
+    /// device's own.
+    pub nccl: Option<NcclAbility>,
 }
 
 /// How a worker ended, when nothing went wrong.
@@ -56,12 +65,4 @@ pub enum WorkerOutcome {
     },
     /// It was asked to stop.
     Stopped,
-}
-
-/// Whether workers of this build can train on GPUs. Not yet, also with the feature `cuda`: docs/gpu.md.
-pub const HAS_CUDA: bool = false;
-
-/// Returns how many CUDA devices this build can use on this machine: without the `cuda` feature none.
-pub fn cuda_device_count() -> u32 {
-    0
 }

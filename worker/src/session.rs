@@ -28,12 +28,14 @@ use tonic::Streaming;
 use crate::collective::{Endpoint, GroupConfig, Limits, StateCall};
 use crate::connect::{self, Backoff, Connection, Patience, connect};
 use crate::device_thread::{Command, Desk, Fetch, Group, Start, spawn};
+use crate::devices::{self, Opened};
 use crate::draws::Key;
-use crate::engine::Formed;
 use crate::error::WorkerError;
+use crate::forming::{AwaitedId, Means, collective_for};
 use crate::latents::CachedPictures;
+use crate::nccl::NcclAbility;
 use crate::prefetch::{Prefetch, Ticket};
-use crate::{WorkerOptions, WorkerOutcome, kernel_cache, plan, save, trainer};
+use crate::{WorkerOptions, WorkerOutcome, kernel_cache, plan, save};
 
 /// Commands that may wait for the device thread. Reading must never block behind it, or an Abort would come too late; the
 /// coordinator plans at most 64 steps ahead and waits for an answer to all else, so more than this is its mistake.
@@ -98,6 +100,8 @@ enum Joined {
 /// Where a worker sits: the same for all its sessions.
 struct Place {
     device: Device,
+    /// What can be done with NCCL there.
+    nccl: Option<NcclAbility>,
     endpoint: Endpoint,
     /// Calls of joiners that want the state, for the session in hand.
     state_calls: Arc<Mutex<mpsc::Receiver<StateCall>>>,
@@ -106,11 +110,15 @@ struct Place {
 impl Place {
     async fn open(options: &WorkerOptions) -> Result<Self, WorkerError> {
         kernel_cache::open(&options.device);
-        let device = trainer::open_device(&options.device)?;
+        let name = options.device.clone();
+        let opened = tokio::task::spawn_blocking(move || devices::open(&name)).await;
+        let opened = opened.unwrap_or_else(|panic| Err(devices::panicked(&options.device, &panic)));
+        let Opened { device, nccl } = opened?;
+        let nccl = options.nccl.clone().or(nccl);
         let failed = |source| WorkerError::Listen { address: options.collective_listen, source };
         let mut endpoint = Endpoint::bind(options.collective_listen).await.map_err(failed)?;
         let calls = endpoint.take_state_calls().expect("nobody else takes them");
-        Ok(Self { device, endpoint, state_calls: Arc::new(Mutex::new(calls)) })
+        Ok(Self { device, nccl, endpoint, state_calls: Arc::new(Mutex::new(calls)) })
     }
 
     /// What this worker says of itself.
@@ -124,6 +132,7 @@ impl Place {
             process_id: std::process::id(),
             run_key: String::new(),
             former_worker_id: 0,
+            nccl: self.nccl.as_ref().map(NcclAbility::said),
         }
     }
 }
@@ -160,6 +169,8 @@ struct Session {
     saving: watch::Receiver<bool>,
     generation: u64,
     rank: u32,
+    /// The current generation's NCCL id, if it is on its way.
+    awaited_id: AwaitedId,
     /// Ends the current generation's work.
     cancel: CancellationToken,
     /// Ends the fetching of a peer's state.
@@ -231,6 +242,7 @@ impl Session {
             saving,
             generation: 0,
             rank: 0,
+            awaited_id: AwaitedId::default(),
             cancel: CancellationToken::new(),
             fetching: CancellationToken::new(),
         };
@@ -304,6 +316,10 @@ impl Session {
                 Message::Sample(sample) => Command::Sample(sample),
                 Message::Offer(offer) => Command::Offer(offer),
                 Message::Fetch(message) => Command::Fetch(self.begin_fetch(message)),
+                Message::NcclId(id) => {
+                    self.awaited_id.arrive(id)?;
+                    continue;
+                }
                 Message::Finish(v1::Finish { reason }) => {
                     return Ok(End::Outcome(WorkerOutcome::Finished { reason }));
                 }
@@ -327,7 +343,8 @@ impl Session {
     }
 
     fn form_group(&mut self, place: &Place, group: v1::Group) -> Result<Group, WorkerError> {
-        let v1::Group { generation, rank, peers } = group;
+        let transport = group.transport();
+        let v1::Group { generation, rank, peers, .. } = group;
         if rank as usize >= peers.len() || generation <= self.generation {
             return Err(protocol(&format!(
                 "it makes this worker rank {rank} of {} in generation {generation}, after generation {}",
@@ -341,7 +358,15 @@ impl Session {
         let limits = Limits::new(collective_timeout(&self.welcome));
         let addresses = peers.into_iter().map(|peer| peer.collective_address).collect();
         let config = GroupConfig { run_id: self.welcome.run_id.clone(), generation, rank, addresses, limits };
-        let collective = Formed::on_host(&place.endpoint, config, &Handle::current(), self.cancel.clone());
+        let means = Means {
+            endpoint: &place.endpoint,
+            nccl: place.nccl.as_ref().and_then(NcclAbility::library),
+            is_on_device: place.device != ballast_model::cpu_device(),
+            cluster: &self.config.cluster,
+            answers: &self.answers,
+        };
+        let (collective, awaited_id) = collective_for(&means, config, transport, self.cancel.clone())?;
+        self.awaited_id = awaited_id;
         Ok(Group { generation, rank, collective, cancel: self.cancel.clone() })
     }
 

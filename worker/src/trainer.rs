@@ -281,19 +281,6 @@ impl<E: Engine> Trainer<E> {
     }
 }
 
-/// Opens a device by its name on the command line.
-///
-/// # Errors
-/// When this build or this machine has no such device.
-pub(crate) fn open_device(name: &str) -> Result<Device, WorkerError> {
-    let failed = |reason| WorkerError::Device { device: name.to_owned(), reason };
-    match name {
-        "cpu" => Ok(ballast_model::cpu_device()),
-        _ if name.starts_with("cuda") => Err(failed("this build has no CUDA support")),
-        _ => Err(failed("the devices are cpu and cuda:N")),
-    }
-}
-
 /// Loads the model to start from: a checkpoint if the coordinator names one, else the config's.
 ///
 /// # Errors

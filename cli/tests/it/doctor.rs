@@ -2,47 +2,9 @@
 //!
 //! What each bad part says is tested in `cuda/tests/machine.rs`; here, what becomes of it in the command.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
-use serde_json::Value;
-use tempfile::TempDir;
-
-struct Machine(TempDir);
-
-impl Machine {
-    fn empty() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    /// With a driver and a GPU, and nothing else.
-    fn with_gpu() -> Self {
-        let machine = Self::empty();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cuda/tests/fake.c");
-        let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-        let made = Command::new(compiler)
-            .args(["-shared", "-fPIC", "-DDRIVER=12040", "-DGPUS=1", "-o"])
-            .arg(machine.0.path().join("libcuda.so.1"))
-            .arg(source)
-            .status();
-        assert!(made.expect("a C compiler").success());
-        machine
-    }
-
-    fn doctor(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(PathBuf::from(env!("CARGO_BIN_EXE_ballast")));
-        command.arg("doctor").args(args).arg("--out").arg(self.0.path());
-        command.env("BALLAST_LIBRARY_PATH", format!("{}:-", self.0.path().display()));
-        command.env("CUDA_PATH", self.0.path()).env("HOME", self.0.path());
-        command.output().expect("ballast starts")
-    }
-
-    fn json(&self, args: &[&str], exit_code: i32) -> Value {
-        let output = self.doctor(&[args, &["--format", "json"]].concat());
-        assert_eq!(output.status.code(), Some(exit_code), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).expect("one JSON object")
-    }
-}
+use crate::machine::Machine;
 
 #[test]
 fn without_a_driver_it_is_the_cpu() {

@@ -44,6 +44,8 @@ pub struct ClusterConfig {
     pub collective_timeout: Duration,
     /// How many steps ahead plans are dealt, so that data is ready.
     pub plan_ahead: u32,
+    /// What gradients travel over between the workers.
+    pub collective: CollectiveKind,
     /// The order of sums. None: see [`ClusterConfig::reduction_on`].
     pub reduction: Option<Reduction>,
 }
@@ -58,6 +60,18 @@ pub enum DeviceKind {
     Cpu,
     /// CUDA GPUs; an error where there is none.
     Cuda,
+}
+
+/// What gradients travel over between the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CollectiveKind {
+    /// NCCL where all workers of a generation can use it together, else direct connections, and the reason is said.
+    Auto,
+    /// Direct connections.
+    Tcp,
+    /// NCCL. A worker that cannot use it with the others is turned away.
+    Nccl,
 }
 
 /// The order in which gradients are added.
@@ -78,12 +92,19 @@ impl ClusterConfig {
         self.workers.unwrap_or(unasked).min(slots)
     }
 
-    /// Returns the order of sums: `reduction`, or exact on the CPU and fast on CUDA.
-    pub fn reduction_on(&self, is_cuda: bool) -> Reduction {
-        self.reduction.unwrap_or(if is_cuda { Reduction::Fast } else { Reduction::Exact })
+    /// Returns the order of sums: `reduction`, or exact over direct connections and fast over NCCL.
+    pub fn reduction_on(&self, is_nccl: bool) -> Reduction {
+        self.reduction.unwrap_or(if is_nccl { Reduction::Fast } else { Reduction::Exact })
     }
 
     pub(super) fn check(&self, check: &mut Check) {
+        let needs_gpus = self.collective == CollectiveKind::Nccl && self.device == DeviceKind::Cpu;
+        check.that(
+            "collective",
+            "\"nccl\" on the CPU",
+            !needs_gpus,
+            "\"auto\" or \"tcp\" with cluster.device = \"cpu\"",
+        );
         check.optional(self.workers, |check, workers| {
             check.within("workers", workers, 1..=1024, "a whole number from 1 to 1024");
             check.within("workers", workers, self.min_workers.., "at least min_workers");

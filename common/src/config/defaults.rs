@@ -141,6 +141,7 @@ impl Default for ClusterConfig {
             coordinator_timeout: Duration::from_secs(600),
             collective_timeout: Duration::from_secs(30),
             plan_ahead: 2,
+            collective: CollectiveKind::Auto,
             reduction: None,
         }
     }

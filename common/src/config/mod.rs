@@ -34,7 +34,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use checkpoint::{BackgroundSave, CheckpointConfig};
-pub use cluster::{ClusterConfig, DeviceKind, Reduction};
+pub use cluster::{ClusterConfig, CollectiveKind, DeviceKind, Reduction};
 pub use data::{DataConfig, Remainder};
 pub use data_root::DataRoot;
 pub use error::{ConfigError, Problem};

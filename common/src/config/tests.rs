@@ -54,6 +54,7 @@ fn written_config_reads_back_equal() {
         ("cluster.lease", "90s"),
         ("cluster.heartbeat_interval", "250ms"),
         ("cluster.reduction", "fast"),
+        ("cluster.collective", "tcp"),
         ("telemetry.otlp_endpoint", "http://localhost:4317"),
     ];
     let config = with_overrides(&overrides).unwrap();
@@ -199,6 +200,7 @@ fn values_outside_their_range_are_refused() {
         ("cluster.min_workers", "0"),
         ("cluster.lease", "1s"),
         ("cluster.listen", "somewhere"),
+        ("cluster.collective", "gloo"),
         ("telemetry.otlp_endpoint", "localhost:4317"),
     ];
     for (key, value) in wrong {
@@ -220,6 +222,13 @@ fn reduction_and_workers_follow_the_device() {
     let cluster = RunConfig::default().cluster;
     assert_eq!((cluster.reduction_on(false), cluster.reduction_on(true)), (Reduction::Exact, Reduction::Fast));
     assert_eq!((cluster.local_workers(8, 4), cluster.local_workers(3, 4), cluster.local_workers(0, 4)), (4, 3, 2));
+}
+
+#[test]
+fn nccl_is_not_asked_for_on_the_cpu() {
+    let error = with_overrides(&[("cluster.collective", "nccl"), ("cluster.device", "cpu")]).unwrap_err().to_string();
+    assert!(error.contains("`cluster.collective` is \"nccl\" on the CPU; allowed: \"auto\" or \"tcp\""), "{error}");
+    assert!(with_overrides(&[("cluster.collective", "nccl")]).is_ok());
 }
 
 #[test]

@@ -25,6 +25,9 @@ impl Driver {
                 let MemberRow { host, device, process_id, .. } = self.sessions[&worker].row.clone();
                 self.emit(RunEvent::WorkerJoined { worker_id: worker, host, device, process_id });
             }
+            Action::UseNccl { generation, .. } => self.use_nccl(generation),
+            Action::WithoutNccl { reason } => self.go_without_nccl(&reason),
+            Action::ShareNcclId { generation, id, workers } => self.share_nccl_id(generation, id, &workers),
             Action::Group { generation, workers } => self.form_group(generation, &workers)?,
             Action::Plan { generation, step, workers } => self.plan(generation, step, &workers).await?,
             Action::Apply { generation, step, gradient_hash, workers } => {
@@ -139,8 +142,9 @@ impl Driver {
             collective_address: self.sessions[worker].collective_address.clone(),
         };
         let peers: Vec<_> = workers.iter().map(peer).collect();
+        let transport = self.transport_of(generation).into();
         for (rank, worker) in workers.iter().enumerate() {
-            let group = v1::Group { generation, rank: rank as u32, peers: peers.clone() };
+            let group = v1::Group { generation, rank: rank as u32, peers: peers.clone(), transport };
             self.send(*worker, wire::response(ToWorker::Group(group)));
         }
         self.emit(RunEvent::Started {

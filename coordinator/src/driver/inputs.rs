@@ -7,7 +7,7 @@ use ballast_proto::v1::session_request::Message as FromWorker;
 use ballast_proto::{PROTOCOL_VERSION, v1};
 
 use super::steps::pixels_of;
-use super::{Driver, Session};
+use super::{Driver, Session, nccl};
 use crate::ledger::MemberRow;
 use crate::membership::WorkerId;
 use crate::run_state::{Event, Held, Milestone};
@@ -18,7 +18,7 @@ impl Driver {
     /// Translates what a connection says; notes what the core does not need to know.
     pub(super) fn event_of(&mut self, input: Input) -> Option<Event> {
         match input {
-            Input::Joined { join, remote, outbox, id } => {
+            Input::Joined { mut join, remote, outbox, id } => {
                 let worker = self.next_worker;
                 self.next_worker += 1;
                 // Fails only when the connection is gone already; its reader will say so.
@@ -42,6 +42,12 @@ impl Driver {
                     let _ = outbox.try_send(Ok(wire::refuse(&reason)));
                     return None;
                 }
+                let nccl = nccl::ability(join.nccl.take());
+                if let Some(reason) = self.nccl_refusal(&nccl) {
+                    tracing::warn!(host = join.host, process_id = join.process_id, reason, "a worker was refused");
+                    let _ = outbox.try_send(Ok(wire::refuse(&reason)));
+                    return None;
+                }
                 let collective_address = wire::reachable(&join.collective_address, remote);
                 let v1::Join { host, device, process_id, former_worker_id: former, .. } = join;
                 // A number may have been given to somebody else since an earlier start.
@@ -53,7 +59,7 @@ impl Driver {
                 let row = MemberRow { worker, host, device, process_id };
                 self.sessions.insert(
                     worker,
-                    Session { outbox, row, collective_address, params_count: 0, untrained: BTreeMap::new() },
+                    Session { outbox, row, collective_address, nccl, params_count: 0, untrained: BTreeMap::new() },
                 );
                 Some(Event::Joined { worker, former })
             }
@@ -113,6 +119,11 @@ impl Driver {
             FromWorker::FetchFailed(v1::FetchFailed { transfer, reason }) => {
                 tracing::warn!(worker, reason, "a worker could not be sent the state; another source is tried");
                 Event::FetchFailed { worker, transfer, reason }
+            }
+            FromWorker::NcclId(v1::NcclId { generation, id }) => nccl::id_made(worker, generation, id),
+            FromWorker::NcclFailed(v1::NcclFailed { generation, reason }) => {
+                tracing::warn!(worker, generation, reason, "a worker cannot use NCCL after all");
+                Event::NcclUnusable { worker, generation, reason }
             }
             FromWorker::Failed(v1::Failed { reason, hint }) => {
                 self.last_failure = Some((reason.clone(), hint));

@@ -4,6 +4,7 @@ mod actions;
 mod commits;
 mod inputs;
 mod milestones;
+mod nccl;
 mod planning;
 mod sameness;
 mod speeds;
@@ -29,7 +30,7 @@ use crate::ledger::{End, Ledger, MemberRow};
 use crate::lock::RunLock;
 use crate::membership::WorkerId;
 use crate::run::PreparedRun;
-use crate::run_state::{Action, Ending, Event, Milestone, RunState};
+use crate::run_state::{Action, Ending, Event, Milestone, NcclAbility, RunState};
 use crate::schedules::Schedules;
 use crate::service::{Input, Outbox};
 use crate::wire;
@@ -45,6 +46,8 @@ struct Session {
     outbox: Outbox,
     row: MemberRow,
     collective_address: String,
+    /// What it can do with NCCL.
+    nccl: NcclAbility,
     /// Trainable parameters of its model; 0 until it has loaded it.
     params_count: u64,
     /// Hashes of the parts of its model that are not trained.
@@ -79,6 +82,8 @@ pub(crate) struct Driver {
     /// The workers of the generation, and how many slots each has.
     group: Vec<WorkerId>,
     slot_counts: Vec<u32>,
+    /// The newest generation whose gradients go over NCCL.
+    nccl_generation: u64,
     /// What workers reported for a milestone: parameter hash, paths, errors.
     reports: BTreeMap<(Milestone, u64), MilestoneReport>,
     skipped: HashSet<String>,
@@ -148,6 +153,7 @@ impl Driver {
             speeds: Speeds::default(),
             group: Vec::new(),
             slot_counts: Vec::new(),
+            nccl_generation: 0,
             reports: BTreeMap::new(),
             skipped: HashSet::new(),
             traceparent: String::new(),
@@ -201,7 +207,7 @@ impl Driver {
 
     /// Feeds an event, and what follows from it, to the core.
     async fn handle(&mut self, event: Event) -> Result<Option<Ending>, RunError> {
-        let mut events = vec![event];
+        let mut events = self.with_ability(event);
         while let Some(event) = events.pop() {
             let now = self.started_at.elapsed();
             for action in self.core.on(event, now) {

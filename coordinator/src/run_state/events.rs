@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::WorkerId;
+use ballast_common::config::CollectiveKind;
+
+use super::{NcclAbility, NcclId, WorkerId};
 
 /// What the core needs to know of the run; everything else about it is the shell's business.
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub struct CoreConfig {
     pub lease: Duration,
     /// Slots of a step, hence the most workers that can share one. Workers beyond it wait as spares.
     pub slots: usize,
+    /// What gradients may travel over.
+    pub collective: CollectiveKind,
     /// How long the run waits between two steps for joiners to be sent the state.
     pub catch_up_timeout: Duration,
     /// Steps that are planned beyond the one being computed, so that pictures are ready in time.
@@ -126,6 +130,12 @@ pub enum Event {
     CaughtUp { worker: WorkerId, transfer: u64, state_hash: String },
     /// The joiner of a transfer did not get it all from its source. It keeps what it has.
     FetchFailed { worker: WorkerId, transfer: u64, reason: String },
+    /// A worker that has just joined says what it can do with NCCL.
+    NcclAbility { worker: WorkerId, ability: NcclAbility },
+    /// Rank 0 of a generation that uses NCCL has made its id.
+    NcclId { worker: WorkerId, generation: u64, id: NcclId },
+    /// Rank 0 of a generation that uses NCCL cannot make an id.
+    NcclUnusable { worker: WorkerId, generation: u64, reason: String },
     /// Somebody wants the run to end early.
     StopRequested,
     /// Time has passed.
@@ -144,6 +154,9 @@ impl Event {
             | Self::SaveFailed { worker, .. }
             | Self::Offered { worker, .. }
             | Self::CaughtUp { worker, .. }
+            | Self::NcclAbility { worker, .. }
+            | Self::NcclId { worker, .. }
+            | Self::NcclUnusable { worker, .. }
             | Self::FetchFailed { worker, .. } => Some(*worker),
             Self::Joined { .. }
             | Self::Left { .. }
@@ -175,6 +188,12 @@ pub enum Action {
     Refuse { worker: WorkerId, reason: String },
     /// Takes a worker. With `catch_up` the run has started: it loads the model's shape and is sent the state later.
     Welcome { worker: WorkerId, catch_up: bool },
+    /// The gradients of the generation that comes next go over NCCL: its rank 0 makes an id.
+    UseNccl { generation: u64, workers: Vec<WorkerId> },
+    /// Hands the id of a generation to its members other than rank 0.
+    ShareNcclId { generation: u64, id: NcclId, workers: Vec<WorkerId> },
+    /// Tells the person why gradients do not go over NCCL, although somebody expects them to.
+    WithoutNccl { reason: String },
     /// Sends the worker set to each of its members, by rank.
     Group { generation: u64, workers: Vec<WorkerId> },
     /// Deals a step to the workers of a generation, by rank.

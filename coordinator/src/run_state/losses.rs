@@ -27,6 +27,7 @@ impl RunState {
     pub(super) fn evict(&mut self, worker: WorkerId, reason: String, may_return: bool, actions: &mut Vec<Action>) {
         let rank = self.group.iter().position(|member| *member == worker).map(|rank| rank as u32);
         self.membership.remove(worker);
+        self.nccl.forget(worker);
         actions.push(Action::Evict { worker, rank, reason, may_return });
     }
 
@@ -96,6 +97,7 @@ impl RunState {
         self.formed.clone_from(&workers);
         self.group = workers;
         self.planned = self.next_step;
+        self.choose_transport(actions);
         actions.push(Action::Group { generation: self.generation, workers: self.group.clone() });
     }
 

@@ -310,7 +310,7 @@ impl RunState {
         }
     }
 
-    fn close_with(&mut self, holders: Vec<WorkerId>, actions: &mut Vec<Action>) {
+    pub(super) fn close_with(&mut self, holders: Vec<WorkerId>, actions: &mut Vec<Action>) {
         self.interrupted = true;
         self.config.stop_step = self.next_step;
         self.form_group(holders.into_iter().take(self.config.slots).collect(), actions);

@@ -70,9 +70,14 @@ impl Settling {
         if let Some(lost) = lost_words(&self.lost, &self.why) {
             return lost;
         }
-        let (worker, report) =
-            self.reports.iter().min_by_key(|(_, report)| report.peer_closed).expect("somebody has said something");
+        let (worker, report) = self.complaint().expect("somebody has said something");
         format!("the collective failed on worker {worker}: {}", report.reason)
+    }
+
+    /// The report to be told of, where nobody is lost.
+    fn complaint(&self) -> Option<(WorkerId, &Report)> {
+        let first = self.reports.iter().min_by_key(|(_, report)| report.peer_closed);
+        first.filter(|_| self.lost.is_empty()).map(|(worker, report)| (*worker, report))
     }
 }
 
@@ -129,7 +134,14 @@ impl RunState {
     fn settle(&mut self, actions: &mut Vec<Action>) {
         let Phase::Settling(settling) = &self.phase else { return };
         let (reason, broken) = (settling.reason(), settling.broken_links());
-        self.on_broken_links(&broken, actions);
+        if self.nccl.is_in_use() {
+            let complaint = settling.complaint().map(|(worker, report)| (worker, report.reason.clone()));
+            if complaint.is_some_and(|(worker, reason)| self.on_nccl_failure(worker, &reason, actions)) {
+                return;
+            }
+        } else {
+            self.on_broken_links(&broken, actions);
+        }
         self.regroup(&reason, actions);
     }
 }

@@ -72,6 +72,7 @@ impl RunState {
         self.head = Some(Head { step, generation, gradient_hash, previous_chain });
         self.state_hash = None;
         self.links.forget_failures();
+        self.nccl.forget_failures();
         self.done.clear();
         if self.interrupted {
             self.config.stop_step = self.next_step;

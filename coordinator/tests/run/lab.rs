@@ -204,6 +204,7 @@ async fn worker(url: String, fate: Fate) -> Vec<u64> {
                 let v1::Fetch { transfer, state_hash, .. } = fetch;
                 say(Out::CaughtUp(v1::CaughtUp { transfer, state_hash })).await;
             }
+            In::NcclId(_) => panic!("it said that it cannot use NCCL"),
             In::Finish(_) | In::Refuse(_) => break,
         }
     }

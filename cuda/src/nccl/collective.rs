@@ -68,7 +68,9 @@ impl<R: Raw> NcclCollective<R> {
         limits: ballast_collective::Limits,
         cancel: CancellationToken,
     ) -> Result<Self, NcclError> {
-        let waits = Limits { form: limits.straggler, operation: limits.straggler, ..Limits::default() };
+        // All ranks form as soon as they have the id, whatever they are computing.
+        let form = limits.straggler.min(Limits::default().form.max(limits.link));
+        let waits = Limits { form, operation: limits.straggler, ..Limits::default() };
         let group = Group::form(raw, GroupConfig { generation, rank, world_size, limits: waits }, id)?;
         Ok(Self { group: Some(group), generation, order, limits, cancel, is_wedged: false })
     }
@@ -166,7 +168,11 @@ impl<R: Raw> NcclCollective<R> {
                 let _ = group.abort(); // most failures have done so
                 self.is_wedged = group.is_wedged() || !has_settled(group.raw());
                 drop(group);
-                Err(self.judged(error))
+                match self.is_wedged {
+                    // Whatever it was at first, and also where the generation was cancelled: the process has to end.
+                    true => Err(CollectiveError::Wedged { library: "NCCL", limit: Limits::default().abort }),
+                    false => Err(self.judged(error)),
+                }
             }
         }
     }
@@ -404,6 +410,7 @@ fn added<'a, R: Raw>(
 fn named(error: NcclError, partner: Option<u32>) -> CollectiveError {
     match (error, partner) {
         (NcclError::Cancelled { .. }, _) => CollectiveError::Cancelled,
+        (NcclError::Wedged { limit }, _) => CollectiveError::Wedged { library: "NCCL", limit },
         (NcclError::Ended { generation }, _) => CollectiveError::Broken { generation },
         (NcclError::TimedOut { limit, .. }, Some(rank)) => CollectiveError::Absent { rank, limit },
         (NcclError::Failed { doing, source }, Some(rank)) => {

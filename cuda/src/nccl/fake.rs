@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Progress, Raw, RawError, UniqueId};
+use super::{Progress, Raw, RawError, UNIQUE_ID_BYTES, UniqueId};
 
 /// What goes wrong, at which rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct FakeWorld(Arc<(Mutex<Shared>, Condvar)>, Option<Instant>);
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// Ids that were made.
+    ids: u8,
     /// Ranks that have come, by id.
     joined: BTreeMap<u8, Vec<u32>>,
     /// Ranks that have aborted, by id.
@@ -56,6 +58,11 @@ impl FakeWorld {
     /// Returns the library as one rank sees it.
     pub fn rank(&self, faults: Vec<Fault>) -> Fake {
         Fake(Arc::new(Inner { world: self.clone(), faults, time: Mutex::default(), pending: Mutex::default() }))
+    }
+
+    /// How many ids ranks have come together by.
+    pub fn formed(&self) -> usize {
+        self.lock().joined.len()
     }
 
     /// Ranks that have aborted the communicator of an id.
@@ -145,6 +152,13 @@ impl Fake {
 impl Raw for Fake {
     type Comm = FakeComm;
     type Buffer = FakeBuffer;
+
+    fn make_id(&self) -> Result<UniqueId, RawError> {
+        self.call("ncclGetUniqueId")?;
+        let mut shared = self.0.world.lock();
+        shared.ids += 1;
+        Ok(UniqueId([shared.ids; UNIQUE_ID_BYTES]))
+    }
 
     fn start_comm(&self, id: &UniqueId, world_size: u32, rank: u32) -> Result<FakeComm, RawError> {
         self.call("ncclCommInitRankConfig")?;
@@ -237,7 +251,10 @@ impl Raw for Fake {
             self.pause(limit);
             return false;
         }
-        lock(&self.0.pending).clear();
+        lock(&self.0.pending).retain(|pending| {
+            let (Pending::Receive { id, .. } | Pending::Sum { id, .. }) = pending;
+            *id != comm.id
+        });
         self.0.world.lock().aborted.entry(comm.id).or_default().push(comm.rank);
         true
     }

@@ -49,6 +49,12 @@ pub trait Raw {
     /// Values of `f32` in the device's memory, freed when dropped.
     type Buffer;
 
+    /// Makes an id for a new communicator; rank 0 does, and the coordinator hands it to the others.
+    ///
+    /// # Errors
+    /// When NCCL finds no network to listen on.
+    fn make_id(&self) -> Result<UniqueId, RawError>;
+
     /// Starts to form a communicator.
     ///
     /// # Errors

@@ -262,19 +262,6 @@ impl Nccl {
         }
         Ok(Self(Arc::new(Inner { driver, calls, device, context, stream, add, began: Instant::now() })))
     }
-
-    /// Makes an id for a new communicator; rank 0 does, and the coordinator hands it to the others.
-    ///
-    /// # Errors
-    /// When NCCL finds no network to listen on.
-    pub fn unique_id(&self) -> Result<UniqueId, NcclError> {
-        let mut id = RawId([0; UNIQUE_ID_BYTES]);
-        // SAFETY: the pointer is valid for the call.
-        let code = unsafe { (self.0.calls.unique_id)(&mut id) };
-        let failed = |source| NcclError::Failed { doing: "making an id", source };
-        self.0.nccl_result("ncclGetUniqueId", ptr::null_mut(), code).map_err(failed)?;
-        Ok(UniqueId(id.0))
-    }
 }
 
 impl Buffer {
@@ -287,6 +274,14 @@ impl Buffer {
 impl Raw for Nccl {
     type Comm = Comm;
     type Buffer = Buffer;
+
+    fn make_id(&self) -> Result<UniqueId, RawError> {
+        let mut id = RawId([0; UNIQUE_ID_BYTES]);
+        // SAFETY: the pointer is valid for the call.
+        let code = unsafe { (self.0.calls.unique_id)(&mut id) };
+        self.0.nccl_result("ncclGetUniqueId", ptr::null_mut(), code)?;
+        Ok(UniqueId(id.0))
+    }
 
     fn start_comm(&self, id: &UniqueId, world_size: u32, rank: u32) -> Result<Comm, RawError> {
         self.0.enter();

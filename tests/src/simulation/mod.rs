@@ -43,6 +43,12 @@ pub struct Tally {
     pub skipped_saves: u64,
     /// Checkpoints that could not be written.
     pub failed_saves: u64,
+    /// Generations whose gradients went over NCCL.
+    pub nccl_generations: u64,
+    /// Ids that were handed from rank 0 to the others.
+    pub nccl_ids: u64,
+    /// Reasons that were given for going without NCCL.
+    pub nccl_fallbacks: u64,
 }
 
 impl AddAssign for Tally {
@@ -60,6 +66,9 @@ impl AddAssign for Tally {
         self.skipped_saves += other.skipped_saves;
         self.failed_saves += other.failed_saves;
         self.left_out += other.left_out;
+        self.nccl_generations += other.nccl_generations;
+        self.nccl_ids += other.nccl_ids;
+        self.nccl_fallbacks += other.nccl_fallbacks;
     }
 }
 
@@ -68,11 +77,13 @@ impl fmt::Display for Tally {
         let Self { schedules, events, commits, losses, catch_ups, expulsions, coordinator_deaths, rollbacks, .. } =
             self;
         let Self { returns, saved_alone, left_out, skipped_saves, failed_saves, .. } = self;
+        let Self { nccl_generations, nccl_ids, nccl_fallbacks, .. } = self;
         write!(
             f,
             "{schedules} schedules, {events} events, {commits} commits, {losses} workers lost, {catch_ups} caught up, \
              {expulsions} expelled, {coordinator_deaths} coordinators killed, {rollbacks} rollbacks, {returns} workers returned, \
-             {saved_alone} saved alone, {left_out} left out, {skipped_saves} saves left out, {failed_saves} failed"
+             {saved_alone} saved alone, {left_out} left out, {skipped_saves} saves left out, {failed_saves} failed, \
+             {nccl_generations} generations over NCCL, {nccl_ids} ids handed out, {nccl_fallbacks} times without"
         )
     }
 }

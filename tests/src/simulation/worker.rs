@@ -59,6 +59,8 @@ pub(super) struct Worker {
     pub(super) plans: BTreeMap<u64, u64>,
     /// The vote that waits for its commit: generation, step, gradient.
     pub(super) pending: Option<(u64, u64, u64)>,
+    /// The newest generation that uses NCCL, and its id once that is there.
+    pub(super) nccl: Option<(u64, Option<Vec<u8>>)>,
     /// Transfers that may read its state.
     pub(super) offers: BTreeSet<u64>,
     /// Stands still until then (SIGSTOP, a machine that swaps).
@@ -86,6 +88,7 @@ impl Worker {
             group: Vec::new(),
             plans: BTreeMap::new(),
             pending: None,
+            nccl: None,
             offers: BTreeSet::new(),
             paused_until: 0,
             corrupt_until: 0,

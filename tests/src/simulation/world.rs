@@ -2,6 +2,7 @@
 
 mod coordinator;
 mod faults;
+mod nccl;
 mod returns;
 mod workers;
 
@@ -190,6 +191,7 @@ pub(super) struct World {
     next_worker: WorkerId,
     machines: usize,
     links: Links,
+    nccl: nccl::Nccl,
     enabled_faults: u64,
     faults_end: Millis,
     tally: Tally,
@@ -236,6 +238,7 @@ impl World {
             next_worker: 1,
             machines,
             links: Links::default(),
+            nccl: nccl::Nccl::new(seed, faults_end),
             enabled_faults,
             faults_end,
             tally: Tally::default(),

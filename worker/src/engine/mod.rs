@@ -40,7 +40,6 @@ pub(crate) enum Formed {
     /// One that works in the host's memory.
     Host(Box<dyn Collective>),
     /// One that adds up in the memory of a device, where gradients lie.
-    #[expect(dead_code, reason = "the session does not form NCCL's groups yet")]
     InPlace(Box<dyn ReduceInPlace>),
 }
 

@@ -41,6 +41,7 @@ impl World {
             lease: LEASE,
             plan_ahead: 2,
             slots: self.slots,
+            collective: self.nccl.kind,
             catch_up_timeout: Duration::from_secs(30),
             last_generation: self.generation,
             chain: self.chain_after(self.first_step),
@@ -197,6 +198,17 @@ impl World {
                 }
                 self.dismiss(*worker, &action);
             }
+            Action::UseNccl { generation, workers } => {
+                self.check_nccl(*generation, workers)?;
+                self.tally.nccl_generations += 1;
+                self.send_all(workers, &action);
+            }
+            Action::ShareNcclId { generation, id, workers } => {
+                self.check_nccl_id(*generation, id, workers)?;
+                self.tally.nccl_ids += 1;
+                self.send_all(workers, &action);
+            }
+            Action::WithoutNccl { .. } => self.tally.nccl_fallbacks += 1,
             Action::Group { generation, workers } => {
                 self.check(*generation > self.generation, "a generation is numbered like an earlier one")?;
                 let distinct: BTreeSet<_> = workers.iter().collect();
@@ -287,8 +299,13 @@ impl World {
             }
             // Whoever watches the run starts it again, with `--resume`.
             Ending::Failed { reason } => {
-                const EXPECTED: [&str; 4] =
-                    ["worker(s) joined within", "no majority", "no worker came back", "cluster.min_workers is"];
+                const EXPECTED: [&str; 5] = [
+                    "worker(s) joined within",
+                    "no majority",
+                    "no worker came back",
+                    "cluster.min_workers is",
+                    "NCCL failed 3 times in a row",
+                ];
                 let is_expected = EXPECTED.iter().any(|expected| reason.contains(expected))
                     || (!self.may_return && reason.contains("no worker is left"));
                 self.check(is_expected, &format!("the run fails without need: {reason}"))?;

@@ -68,6 +68,7 @@ impl World {
         self.sessions.insert(id);
         self.tally.returns += 1;
         self.say(id, Event::Joined { worker: id, former });
+        self.say_nccl_ability(id);
         self.plan(1_000, Happening::Heartbeat { worker: id });
         Ok(())
     }
@@ -110,6 +111,8 @@ fn said_by(event: Event, worker: WorkerId) -> Event {
         Event::Offered { transfer, state_hash, .. } => Event::Offered { worker, transfer, state_hash },
         Event::CaughtUp { transfer, state_hash, .. } => Event::CaughtUp { worker, transfer, state_hash },
         Event::FetchFailed { transfer, reason, .. } => Event::FetchFailed { worker, transfer, reason },
+        Event::NcclId { generation, id, .. } => Event::NcclId { worker, generation, id },
+        Event::NcclUnusable { generation, reason, .. } => Event::NcclUnusable { worker, generation, reason },
         other => other,
     }
 }

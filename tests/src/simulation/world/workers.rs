@@ -20,6 +20,7 @@ impl World {
         self.workers.insert(worker, Worker::new(machine));
         self.sessions.insert(worker);
         self.say(worker, Event::Joined { worker, former: None });
+        self.say_nccl_ability(worker);
         self.plan(1_000, Happening::Heartbeat { worker });
     }
 
@@ -49,7 +50,7 @@ impl World {
             let worker = self.workers.get_mut(&worker).expect("it has just spoken");
             match event {
                 Event::Ready { .. } => worker.ready_since = time,
-                Event::Joined { .. } | Event::Heard { .. } => {}
+                Event::Joined { .. } | Event::NcclAbility { .. } | Event::Heard { .. } => {}
                 event => worker.last_said = Some(event.clone()),
             }
         }
@@ -57,9 +58,13 @@ impl World {
     }
 
     pub(super) fn on_message(&mut self, id: WorkerId, message: Action) -> Result<(), String> {
-        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.away_since.is_none()) else {
+        if self.workers.get(&id).is_none_or(|worker| worker.away_since.is_some()) {
             return Ok(());
-        };
+        }
+        if self.on_nccl_message(id, &message)? {
+            return self.pump(id);
+        }
+        let Some(worker) = self.workers.get_mut(&id) else { return Ok(()) };
         match message {
             Action::Refuse { .. } | Action::Evict { .. } | Action::StartOver { .. } | Action::Finish { .. } => {
                 self.parted.insert(id);
@@ -285,7 +290,7 @@ impl World {
     }
 
     /// A worker has computed its slots. When all have, and all links hold, each gets the sum, at a time of its own.
-    fn reduce(&mut self, id: WorkerId, generation: u64, step: u64) -> Result<(), String> {
+    pub(super) fn reduce(&mut self, id: WorkerId, generation: u64, step: u64) -> Result<(), String> {
         let group = self.workers[&id].group.clone();
         let reducing = Activity::Reducing { generation, step };
         let is_apart = |one: &WorkerId, other: &WorkerId| match (self.workers.get(one), self.workers.get(other)) {
@@ -299,6 +304,18 @@ impl World {
             return Ok(());
         }
         if group.iter().any(|member| self.workers[member].activity != reducing) {
+            return Ok(());
+        }
+        let nccl = self.nccl_group(generation, &group)?;
+        if nccl == Some(false) {
+            return Ok(()); // the id is on its way
+        }
+        if nccl.is_some() && self.is_nccl_broken() {
+            for member in group {
+                // What NCCL says about who is to blame must not matter.
+                self.workers.get_mut(&member).expect("it reduces").unreachable = Some(0);
+                self.break_sum(member, 2_000);
+            }
             return Ok(());
         }
         for member in group {
