@@ -22,14 +22,16 @@ fn sum_of_squares(chunk: &[f32]) -> f64 {
     let mut lanes = [0.0; LANES];
     vectorised!((chunk: &[f32] = chunk, lanes: &mut [f64; LANES] = &mut lanes) {
         let (rows, rest) = chunk.as_chunks::<LANES>();
+        let mut sums = [0.0f64; LANES]; // here, to stay in a register
         for row in rows {
-            for (lane, value) in lanes.iter_mut().zip(row) {
-                *lane += f64::from(*value) * f64::from(*value);
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += f64::from(*value) * f64::from(*value);
             }
         }
-        for (lane, value) in lanes.iter_mut().zip(rest) {
-            *lane += f64::from(*value) * f64::from(*value);
+        for (sum, value) in sums.iter_mut().zip(rest) {
+            *sum += f64::from(*value) * f64::from(*value);
         }
+        *lanes = sums;
     });
     lanes.into_iter().sum()
 }
@@ -48,9 +50,11 @@ pub fn all_finite(values: &[f32]) -> bool {
         // The largest exponent marks infinities and what is no number; a maximum over a chunk is vector instructions.
         let mut largest = 0;
         vectorised!((chunk: &[f32] = chunk, largest: &mut u32 = &mut largest) {
+            let mut found = 0;
             for value in chunk {
-                *largest = (*largest).max(value.to_bits() & 0x7f80_0000);
+                found = found.max(value.to_bits() & 0x7f80_0000);
             }
+            *largest = found;
         });
         largest < 0x7f80_0000
     })

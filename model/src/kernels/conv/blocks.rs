@@ -11,7 +11,7 @@ const PIXELS: usize = 256;
 /// Numbers of a block of taps: 1.5 MiB, of a second-level cache of 1 to 2 MiB.
 const BLOCK: usize = 384 << 10;
 /// Pixels from which on the weight is laid out anew: it is read once for each block of pixels.
-const MANY_PIXELS: usize = 8 * PIXELS;
+const MANY_PIXELS: usize = 4 * PIXELS;
 /// Weights up to which a second order of them costs nothing.
 const SMALL_WEIGHT: usize = 1 << 16;
 
