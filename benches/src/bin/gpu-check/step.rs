@@ -1,8 +1,8 @@
 //! The time of a training step, beside `tests/gpu/gpu_baseline.py`, which does the same in PyTorch.
 //!
 //! A step is: noise drawn on the host and brought over, captions through the text encoder (which the other program is spared),
-//! the UNet forward and backward, the gradient in one row, clipping to norm 1, AdamW on f32 parameters. Steps follow each other
-//! as in training; the device is waited for at the end of all.
+//! the UNet forward and backward, the gradient in one row and its digest, clipping to norm 1, AdamW on f32 parameters. Steps
+//! follow each other and wait for the device where they do so in training (`learner.rs`).
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use ballast_model::{Compute, Device, FlatLayout, MicroBatch, Preset, StableDiffu
 use serde_json::json;
 
 use crate::device::Formats;
-use crate::learner::{HostLearner, Learner};
+use crate::learner::{self, Learner};
 
 /// Multiplications and additions of one image, forward and backward, at latents of 64x64, as PyTorch's counter has them
 /// (`gpu_baseline.py`, which writes `tflop_per_image`).
@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Keeps few activations and computes the others again
     #[arg(long)]
     recompute: bool,
+    /// On the CPU: collects and moves as on a GPU, on an accelerator that is simulated
+    #[arg(long)]
+    simulated: bool,
     /// Waits for the device after each part of a step, and says what each takes
     #[arg(long)]
     parts: bool,
@@ -143,7 +146,7 @@ impl Bench {
         model.compute_in(args.format.map_or_else(|| Compute::usual(device), Formats::compute));
         let layout = model.trained_layout(false);
         Self {
-            learner: Box::new(HostLearner::new(layout.clone())),
+            learner: learner::of(&mut model, layout.clone(), device, args.simulated),
             token_ids: Vec::new(),
             latents: Vec::new(),
             model,
