@@ -5,9 +5,8 @@
 
 use crate::support::{Reference, draw, input};
 use anyhow::Context as _;
-use ballast_model::{
-    Compute, Device, MicroBatch, Preset, StableDiffusion, Trainable, cpu_device, init_model_on, tensor,
-};
+use ballast_model::{Compute, Device, MicroBatch, Preset, StableDiffusion, Trainable, cpu_device, init_model, tensor};
+use burn::module::Module as _;
 use serde_json::{Value, json};
 
 use crate::device::Formats;
@@ -35,7 +34,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, device: &Device) -> anyhow::Result<bool> {
     let preset = Preset::from_name(&args.model).with_context(|| format!("`{}` is no preset", args.model))?;
     let hw = [args.hw[0], args.hw[1]];
-    let expected = of_preset(preset, hw, &cpu_device(), Compute::F32, false);
+    let full = init_model(preset, 1);
+    let expected = of_model(&full, hw, &cpu_device(), Compute::F32, false);
     let mut good = true;
     for (format, recomputation) in args.format.iter().flat_map(|format| [(format, false), (format, true)]) {
         let compute = format.compute();
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args, device: &Device) -> anyhow::Result<bool> {
             say(name, "losses beside diffusers", losses_off(&reference, &result));
             say(name, "gradient beside diffusers", gradient_off(&reference, &result)?);
         }
-        let actual = of_preset(preset, hw, device, compute, recomputation);
+        let actual = of_model(&full, hw, device, compute, recomputation);
         say(&args.model, "losses beside the CPU", relative(&actual.losses, &expected.losses));
         say(&args.model, "gradient beside the CPU", relative(&actual.gradient, &expected.gradient));
     }
@@ -131,14 +131,16 @@ fn gradient_off(reference: &Reference, computed: &Computed) -> anyhow::Result<f6
     Ok(worst)
 }
 
-fn of_preset(
-    preset: Preset,
+fn of_model(
+    model: &StableDiffusion,
     [height, width]: [usize; 2],
     device: &Device,
     compute: Compute,
     recomputation: bool,
 ) -> Computed {
-    let mut model = init_model_on(preset, 1, device);
+    let mut model = model.clone();
+    model.unet = model.unet.to_device(device);
+    model.text_encoder = model.text_encoder.to_device(device);
     model.compute_in(compute);
     let shape = [2, 4, height, width];
     let normal = |name: &str| {
