@@ -109,9 +109,12 @@ struct Place {
 
 impl Place {
     async fn open(options: &WorkerOptions) -> Result<Self, WorkerError> {
-        kernel_cache::open(&options.device);
         let name = options.device.clone();
-        let opened = tokio::task::spawn_blocking(move || devices::open(&name)).await;
+        let open = move || {
+            kernel_cache::open(&name);
+            devices::open(&name)
+        };
+        let opened = tokio::task::spawn_blocking(open).await;
         let opened = opened.unwrap_or_else(|panic| Err(devices::panicked(&options.device, &panic)));
         let Opened { device, nccl } = opened?;
         let nccl = options.nccl.clone().or(nccl);

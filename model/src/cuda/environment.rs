@@ -154,7 +154,7 @@ mod tests {
                 let key = if entry < ENTRIES / 2 { entry } else { 1000 * worker + entry };
                 kernels.insert(key, key).unwrap_or_else(|_| panic!("entry {key} is refused"));
             }
-        } else if part == "write for ever" {
+        } else if part == "scribble" {
             println!("writing");
             for entry in 0.. {
                 let _ = kernels.insert(10_000 + entry, entry); // until it is killed
@@ -186,7 +186,7 @@ mod tests {
     fn a_writer_that_is_killed_is_in_nobodys_way() {
         let scratch = tempfile::tempdir().unwrap();
         end(start("write 1", scratch.path(), None));
-        let mut killed = start("write for ever", scratch.path(), None);
+        let mut killed = start("scribble", scratch.path(), None);
         let lines = BufReader::new(killed.stdout.take().unwrap()).lines();
         assert!(lines.map_while(Result::ok).any(|line| line.contains("writing")));
         killed.kill().unwrap();

@@ -47,11 +47,11 @@ fn generic(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, geometry: Geometry)
     let burns = Burns { x: plain(&x), weight: channels_last(as_dtype(plain(&weight), x.dtype())), geometry };
     let shifts = bias.dims()[0];
     let y = burns.forward(as_dtype(plain(&bias), x.dtype()));
-    record([x.into(), weight.into(), bias.into()], y, move |gradient, [of_x, of_weight, of_bias]| {
+    record([x.into(), weight.into(), bias.into()], y, move |gradient, wanted| {
         [
-            of_x.then(|| burns.input_gradient(gradient.clone()).into()),
-            of_weight.then(|| burns.weight_gradient(gradient.clone()).into()),
-            of_bias.then(|| bias_gradient(gradient, shifts).into()),
+            wanted[0].then(|| burns.input_gradient(gradient.clone()).into()),
+            wanted[1].then(|| burns.weight_gradient(gradient.clone()).into()),
+            wanted[2].then(|| bias_gradient(gradient, shifts).into()),
         ]
     })
 }

@@ -1,6 +1,24 @@
 //! Opens a device by its name, as a worker does.
 
-use ballast_model::{Device, cpu_device};
+use ballast_model::{Compute, Device, cpu_device};
+use clap::ValueEnum;
+
+/// A number format on the command line.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Formats {
+    F32,
+    Bf16,
+}
+
+impl Formats {
+    /// As the model knows it.
+    pub(crate) fn compute(self) -> Compute {
+        match self {
+            Self::F32 => Compute::F32,
+            Self::Bf16 => Compute::Bf16,
+        }
+    }
+}
 
 /// Opens `cpu` or `cuda:N`. CubeCL panics where a card is missing, so that the machine is looked at before.
 pub(crate) fn open(name: &str) -> anyhow::Result<Device> {

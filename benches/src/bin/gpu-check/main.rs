@@ -4,6 +4,7 @@
 //! Every line of the output is a JSON object; the exit status is 1 where a comparison failed.
 
 mod device;
+mod learner;
 mod model;
 mod operations;
 mod rate;

@@ -2,8 +2,9 @@
 
 use ballast_model::Device;
 use ballast_model::check::{self, Comparison, Format, Sizes};
-use clap::ValueEnum;
 use serde_json::json;
+
+use crate::device::Formats;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -13,12 +14,6 @@ pub(crate) struct Args {
     /// Few rows, for a try on a CPU
     #[arg(long)]
     small: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Formats {
-    F32,
-    Bf16,
 }
 
 /// Whether every comparison is within its limit.

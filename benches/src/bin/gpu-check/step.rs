@@ -1,17 +1,18 @@
 //! The time of a training step, beside `tests/gpu/gpu_baseline.py`, which does the same in PyTorch.
 //!
 //! A step is: noise drawn on the host and brought over, captions through the text encoder (which the other program is spared),
-//! the UNet forward and backward, the gradient in one row, clipping to norm 1, AdamW on f32 parameters. Steps follow each other
-//! as in training; the device is waited for at the end of all.
+//! the UNet forward and backward, the gradient in one row and its digest, clipping to norm 1, AdamW on f32 parameters. Steps
+//! follow each other and wait for the device where they do so in training (`learner.rs`).
 
 use std::time::Instant;
 
 use anyhow::Context as _;
 use ballast_benches::{live_cpu_seconds, peak_memory};
-use ballast_model::adamw::{AdamW, AdamWSettings, Group};
-use ballast_model::{Device, FlatLayout, MicroBatch, Preset, StableDiffusion, Trainable, init_model_on, tensor};
-use rayon::prelude::*;
+use ballast_model::{Compute, Device, FlatLayout, MicroBatch, Preset, StableDiffusion, init_model_on, tensor};
 use serde_json::json;
+
+use crate::device::Formats;
+use crate::learner::{self, Learner};
 
 /// Multiplications and additions of one image, forward and backward, at latents of 64x64, as PyTorch's counter has them
 /// (`gpu_baseline.py`, which writes `tflop_per_image`).
@@ -25,6 +26,9 @@ pub(crate) struct Args {
     /// Images of a step; several are timed one after the other, smaller ones first
     #[arg(long, num_args = 1.., default_values_t = [1])]
     batch: Vec<usize>,
+    /// Number format of the activations; parameters are f32 in either. bf16 on a GPU, f32 on the CPU unless given
+    #[arg(long, value_enum)]
+    format: Option<Formats>,
     /// Height and width of the latents
     #[arg(long, num_args = 2, default_values_t = [64, 64])]
     hw: Vec<usize>,
@@ -37,6 +41,9 @@ pub(crate) struct Args {
     /// Keeps few activations and computes the others again
     #[arg(long)]
     recompute: bool,
+    /// On the CPU: collects and moves as on a GPU, on an accelerator that is simulated
+    #[arg(long)]
+    simulated: bool,
     /// Waits for the device after each part of a step, and says what each takes
     #[arg(long)]
     parts: bool,
@@ -100,7 +107,7 @@ fn time(bench: &mut Bench, args: &Args) -> anyhow::Result<serde_json::Value> {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let usage = bench.device.memory_pool_usage();
     let mut result = json!({
-        "program": "ballast", "model": args.model, "batch": batch, "latent": args.hw, "grad_ckpt": args.recompute,
+        "program": "ballast", "format": format!("{:?}", bench.model.unet.compute()), "model": args.model, "batch": batch, "latent": args.hw, "grad_ckpt": args.recompute,
         "steps": args.steps, "ms_per_step": ms, "images_per_s": batch as f64 / ms * 1e3, "cpu_ms_per_step": cpu_ms,
         "first_step_s": first_step_s, "last_loss": loss, "parameters": bench.layout.total,
         "tflops": flop.map(|flop| flop * batch as f64 / ms / 1e9),
@@ -122,6 +129,7 @@ fn time(bench: &mut Bench, args: &Args) -> anyhow::Result<serde_json::Value> {
 struct Bench {
     model: StableDiffusion,
     layout: FlatLayout,
+    learner: Box<dyn Learner>,
     device: Device,
     recompute: bool,
     waits: bool,
@@ -129,17 +137,16 @@ struct Bench {
     shape: [usize; 4],
     latents: Vec<f32>,
     token_ids: Vec<Vec<i32>>,
-    optimizer: AdamW,
     parts: Parts,
 }
 
 impl Bench {
     fn new(preset: Preset, args: &Args, device: &Device) -> Self {
-        let model = init_model_on(preset, 1, device);
+        let mut model = init_model_on(preset, 1, device);
+        model.compute_in(args.format.map_or_else(|| Compute::usual(device), Formats::compute));
         let layout = model.trained_layout(false);
-        let settings = AdamWSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 };
         Self {
-            optimizer: AdamW::new(settings, layout.total),
+            learner: learner::of(&mut model, layout.clone(), device, args.simulated),
             token_ids: Vec::new(),
             latents: Vec::new(),
             model,
@@ -170,45 +177,31 @@ impl Bench {
             token_ids: self.token_ids.clone(),
             weights: vec![1.0; self.shape[0]],
         };
-        let trainable = Trainable::new(self.model.unet.clone(), self.model.text_encoder.clone(), false);
-        let count = self.shape[0] as f32;
-        let (losses, gradient) = trainable.loss_and_gradient(&self.model.noise_scheduler, batch, count, self.recompute);
-        drop(trainable); // shares the parameters, which are changed where they are
-        self.part(started, |parts| &mut parts.gradient)?;
-        let started = Instant::now();
-        self.update(step, gradient);
-        self.part(started, |parts| &mut parts.update)?;
-        let losses =
-            losses.without_autodiff().try_into_vec_as::<f32>().map_err(|error| anyhow::anyhow!("{error:?}"))?;
-        Ok(losses.iter().sum::<f32>() / count)
-    }
-
-    fn part(&mut self, started: Instant, of: impl Fn(&mut Parts) -> &mut f64) -> anyhow::Result<()> {
-        if self.waits {
+        let (waits, device) = (self.waits, self.device.clone());
+        let mut gradient = 0.0;
+        let mut between = || {
+            if waits {
+                wait(&device)?;
+            }
+            gradient = started.elapsed().as_secs_f64();
+            Ok(())
+        };
+        let losses = self.learner.step(&mut self.model, batch, self.recompute, step, &mut between)?;
+        if waits {
             self.sync()?;
         }
-        *of(&mut self.parts) += started.elapsed().as_secs_f64();
-        Ok(())
+        self.parts.gradient += gradient;
+        self.parts.update += started.elapsed().as_secs_f64() - gradient;
+        Ok(losses.iter().sum::<f32>() / losses.len() as f32)
     }
 
     fn sync(&self) -> anyhow::Result<()> {
-        self.device.sync().map_err(|error| anyhow::anyhow!("{error:?}"))
+        wait(&self.device)
     }
+}
 
-    fn update(&mut self, step: u64, mut gradient: Vec<f32>) {
-        const CHUNK: usize = 1 << 16;
-        let square = |values: &[f32]| values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
-        let norm = gradient.par_chunks(CHUNK).map(square).sum::<f64>().sqrt();
-        let factor = (1.0 / (norm + 1e-6)) as f32;
-        if factor < 1.0 {
-            gradient.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|g| *g *= factor));
-        }
-        let groups = [Group { range: 0..gradient.len(), lr: 1e-5 }];
-        let optimizer = &mut self.optimizer;
-        self.model.change_trained(&self.layout, &mut |offset, values| {
-            optimizer.step_part(offset, values, &gradient, step, &groups);
-        });
-    }
+fn wait(device: &Device) -> anyhow::Result<()> {
+    device.sync().map_err(|error| anyhow::anyhow!("{error:?}"))
 }
 
 #[cfg(feature = "cuda")]
