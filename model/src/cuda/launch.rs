@@ -9,7 +9,7 @@
 //! What cannot be compiled or launched fails where its results are read: [`Gpu::download`] or [`Gpu::sync_buffers`].
 
 use ballast_kernels::Kernel;
-use cubecl::cuda::{CudaDevice, CudaRuntime};
+use cubecl::cuda::CudaRuntime;
 use cubecl::device::DeviceId;
 use cubecl::ir::metadata::Info;
 use cubecl::prelude::*;
@@ -24,7 +24,7 @@ type Server = <CudaRuntime as Runtime>::Server;
 /// What went wrong on a device, or in compiling for it.
 #[derive(Debug, thiserror::Error)]
 #[error("the GPU could not {attempt}: {reason}")]
-pub struct GpuError {
+pub(crate) struct GpuError {
     /// What was attempted.
     attempt: &'static str,
     /// What CubeCL says.
@@ -53,8 +53,6 @@ pub(crate) struct Buffer {
 pub(crate) struct Address {
     /// The address.
     pub(crate) pointer: u64,
-    /// Bytes from there on.
-    pub(crate) bytes: u64,
     _held: Box<dyn Any>,
 }
 
@@ -97,11 +95,6 @@ impl Buffer {
 }
 
 impl Gpu {
-    /// The device with this number, which must be there (CubeCL panics otherwise: probe first).
-    pub(crate) fn open(index: usize) -> Self {
-        Self { client: cubecl::Device::Cuda(CudaDevice { index }).client() }
-    }
-
     /// The device of a client that burn has.
     pub(crate) fn of(client: Client) -> Self {
         Self { client }
@@ -160,8 +153,7 @@ impl Gpu {
     pub(crate) fn address(&self, buffer: &Buffer) -> Result<Address, GpuError> {
         let resource = self.client.get_resource::<Server>(buffer.handle.clone());
         let resource = resource.map_err(|error| GpuError::new("say where a buffer is", error))?;
-        let (pointer, bytes) = (resource.resource().ptr, buffer.bytes());
-        Ok(Address { pointer, bytes, _held: Box::new(resource) })
+        Ok(Address { pointer: resource.resource().ptr, _held: Box::new(resource) })
     }
 
     /// Launches a kernel on this thread's stream. Returns before it runs.
