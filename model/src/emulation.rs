@@ -1,14 +1,14 @@
 //! For tests only (feature `emulation`): the operations, and a step of a small UNet, with the CUDA kernels of
 //! `ballast-kernels` run by their emulation on the CPU.
 
-use crate::layers::as_dtype;
+use crate::Compute;
 use crate::ops::{self, AttentionShape, GroupNormShape};
 use crate::params::{ParamVisitor, visit};
 use crate::rng::standard_normal;
 use crate::unet::{UNet, UNetConfig};
 use crate::weights::{Source, Weights};
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Gradients, Tensor};
+use burn::tensor::{Gradients, Tensor};
 use std::collections::BTreeMap;
 
 pub use crate::ops::with_kernels;
@@ -61,13 +61,15 @@ pub struct Step {
     pub gradients: BTreeMap<String, Vec<f32>>,
 }
 
-/// A forward and a backward pass in `dtype`: the mean square between the prediction for `latents` and `target`.
-pub fn step(unet: &UNet, latents: Tensor<4>, target: Tensor<4>, text: Tensor<3>, dtype: DType) -> Step {
+/// A forward and a backward pass: the mean square between the prediction for `latents` and `target`.
+pub fn step(unet: &UNet, latents: Tensor<4>, target: Tensor<4>, text: Tensor<3>, compute: Compute) -> Step {
+    let mut unet = unet.clone();
+    unet.compute_in(compute);
     let timesteps: Vec<f32> = (0..latents.dims()[0]).map(|sample| 100.0 + 300.0 * sample as f32).collect();
-    let predicted = unet.forward(as_dtype(latents, dtype), &timesteps, as_dtype(text, dtype));
-    let error = as_dtype(predicted, DType::F32) - target;
+    let predicted = unet.forward(latents, &timesteps, text);
+    let error = predicted - target;
     let loss = error.clone().mul(error).mean();
-    let gradients = collect(unet, &loss.backward());
+    let gradients = collect(&unet, &loss.backward());
     Step { loss: loss.into_scalar::<f32>(), gradients }
 }
 

@@ -5,7 +5,7 @@
 
 use ballast_model::emulation::{Step, attention, geglu, group_norm, layer_norm, step, unet, with_kernels};
 use ballast_model::unet::{BlockType, UNetConfig};
-use ballast_model::{cpu_device, standard_normal, tensor};
+use ballast_model::{Compute, cpu_device, standard_normal, tensor};
 use burn::tensor::{DType, Tensor};
 
 /// bf16 keeps 8 bits: rounding a result costs about 2e-3 of its norm.
@@ -103,13 +103,13 @@ fn a_training_step_agrees_with_f32_as_well_as_burns_operations_do() {
     let unet = unet(&config);
     let normal = |name: &str, count| bf16_numbers(standard_normal(2, "step", name, count));
     let latents = |name| tensor(normal(name, 2 * 4 * 8 * 6), [2, 4, 8, 6], &cpu_device());
-    let run = |dtype| {
+    let run = |compute| {
         let text = tensor(normal("text", 2 * 77 * 32), [2, 77, 32], &cpu_device());
-        step(&unet, latents("latents"), latents("target"), text, dtype)
+        step(&unet, latents("latents"), latents("target"), text, compute)
     };
-    let exact = run(DType::F32);
-    let burns = run(DType::BF16);
-    let (ours, launched) = with_kernels(|| run(DType::BF16));
+    let exact = run(Compute::F32);
+    let burns = run(Compute::Bf16);
+    let (ours, launched) = with_kernels(|| run(Compute::Bf16));
 
     for (kernel, least) in [
         ("attention_forward_64", 8),
