@@ -201,4 +201,19 @@ mod tests {
             }
         }
     }
+
+    /// A weight that is laid out anew: two panels, one of them narrow.
+    #[test]
+    fn many_pixels_agree_with_the_definition() {
+        for (kernel, stride, height) in [(3, 1, 40), (3, 2, 80), (1, 1, 40)] {
+            let geometry = Geometry { kernel, stride, before: kernel / 2, after: kernel / 2 };
+            let conv = Conv::new([2, height, 30 * stride, 5], 70, geometry);
+            assert!(2 * conv.pixels() > 2048);
+            let x = values(2 * height * 30 * stride * 5, 1);
+            let (weight, bias) = (values(70 * conv.row(), 2), values(2 * 70, 3));
+            let y = conv.forward(&x, &weight, &bias);
+            let exact = naive(&conv, &x, &weight, &bias);
+            assert!(y.iter().zip(&exact).all(|(y, exact)| (f64::from(*y) - exact).abs() < 1e-4), "{geometry:?}");
+        }
+    }
 }
