@@ -198,12 +198,13 @@ impl RunState {
             return;
         }
         self.nccl.abilities.insert(worker, NcclAbility::Unable { reason: reason.clone() });
-        if !matches!(self.phase, Phase::Stepping { .. }) {
-            return; // nothing is reduced before the next generation
-        }
-        if self.config.collective == CollectiveKind::Nccl {
+        let is_reducing = matches!(self.phase, Phase::Stepping { .. } | Phase::Settling(_));
+        if is_reducing && self.config.collective == CollectiveKind::Nccl {
             self.lose(worker, format!("it cannot use NCCL: {reason}"), actions);
             return;
+        }
+        if !matches!(self.phase, Phase::Stepping { .. }) {
+            return; // nothing is reduced before the next generation
         }
         self.regroup(&format!("worker {worker} cannot use NCCL: {reason}"), actions);
     }
