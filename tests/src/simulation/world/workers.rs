@@ -313,8 +313,7 @@ impl World {
         if nccl.is_some() && self.is_nccl_broken() {
             for member in group {
                 // What NCCL says about who is to blame must not matter.
-                self.workers.get_mut(&member).expect("it reduces").unreachable = Some(0);
-                self.break_sum(member, 2_000);
+                self.break_sum(member, Broken { rank: 0, closed: false }, 2_000);
             }
             return Ok(());
         }
