@@ -7,7 +7,6 @@
 //!
 //! It is not lost: it waits as a spare, and takes part again when the other ones are gone, or when the links have had time to heal.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -45,15 +44,16 @@ impl Links {
         self.apart.retain(|_, since| now.saturating_sub(*since) < RETRY_AFTER);
     }
 
-    /// With whom of these a worker's links failed since the last commit, the most often failed first, and in how many
-    /// generations any of them did.
+    /// With whom of these a worker's links failed most often since the last commit, and in how many generations any of its
+    /// links did. One that waits in vain for what a third one could not pass on fails now and then, too.
     fn failures(&self, worker: WorkerId, among: &[WorkerId]) -> (Vec<WorkerId>, usize) {
         let links = among.iter().filter_map(|peer| Some((*peer, self.failed.get(&pair(worker, *peer))?)));
-        let mut links: Vec<(WorkerId, &BTreeSet<u64>)> = links.collect();
-        links.sort_by_key(|(_, generations)| Reverse(generations.len()));
+        let links: Vec<(WorkerId, &BTreeSet<u64>)> = links.collect();
+        let most = links.iter().map(|(_, generations)| generations.len()).max().unwrap_or(0);
+        let worst = links.iter().filter(|(_, generations)| generations.len() == most).map(|(peer, _)| *peer);
         let generations: BTreeSet<u64> =
             links.iter().flat_map(|(_, generations)| generations.iter().copied()).collect();
-        (links.into_iter().map(|(peer, _)| peer).collect(), generations.len())
+        (worst.collect(), generations.len())
     }
 
     /// Whether a worker can be grouped with all of these.
@@ -95,8 +95,8 @@ impl RunState {
     }
 
     fn leave_out(&mut self, worker: WorkerId, peers: Vec<WorkerId>, attempts: usize, actions: &mut Vec<Action>) {
+        self.links.failed.retain(|(one, other), _| *one != worker && *other != worker);
         for peer in &peers {
-            self.links.failed.remove(&pair(worker, *peer));
             self.links.apart.insert(pair(worker, *peer), self.now);
         }
         self.group.retain(|member| *member != worker);

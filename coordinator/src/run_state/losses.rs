@@ -72,7 +72,12 @@ impl RunState {
             Phase::Committing { .. } => self.lost_in_commit.push(reason),
             // More may be gone for the same reason, which ends one generation and not one for each.
             Phase::Stepping { .. } | Phase::Settling(_) => self.note_losses(members, why, actions),
-            Phase::Closing => self.regroup(&reason, actions),
+            // Nothing is computed any more: what is left to be done needs no generation.
+            Phase::Closing if self.too_few_are_left() => self.reunite(&reason, actions),
+            Phase::Closing => {
+                self.repeat_milestones(actions);
+                self.try_finish(actions);
+            }
             Phase::CatchingUp { .. } => self.lose_in_catch_up(members, &reason, actions),
             Phase::Gathering { .. } | Phase::Reuniting { .. } | Phase::RollingBack | Phase::Ended => {}
         }
@@ -85,11 +90,7 @@ impl RunState {
             return;
         }
         self.form_group_of_survivors(reason, actions);
-        if self.phase == Phase::Closing {
-            self.try_finish(actions);
-        } else {
-            self.advance(actions);
-        }
+        self.advance(actions);
     }
 
     pub(super) fn form_group(&mut self, workers: Vec<WorkerId>, actions: &mut Vec<Action>) {

@@ -123,6 +123,29 @@ fn a_run_that_stops_waits_for_the_save_in_flight() {
 }
 
 #[test]
+fn a_worker_lost_while_the_run_closes_is_replaced_without_a_generation() {
+    let mut core = core(1);
+    let (writer, _, number) = request(&commit(&mut core)).unwrap();
+    assert_eq!((writer, core.generation), (1, 1));
+    let actions = on(&mut core, Event::Left { worker: 1, reason: "killed".to_owned() });
+    let (writer, next_step, again) = request(&actions).unwrap();
+    assert_eq!((writer, next_step, core.generation), (2, 1, 1));
+    assert_eq!(on(&mut core, saved(1, 1, number)), []);
+    let asked = |action: &Action| match action {
+        Action::Milestone { milestone, request, .. } => Some((*milestone, *request)),
+        _ => None,
+    };
+    let asked: Vec<_> = actions.iter().filter_map(asked).collect();
+    assert!(asked.contains(&(Milestone::Checkpoint, again)) && asked.len() == 3, "{actions:?}");
+    let answers = asked.into_iter().flat_map(|(milestone, request)| {
+        let params_hash = Some("after 1".to_owned());
+        on(&mut core, Event::Done { worker: 2, milestone, next_step: 1, request, params_hash })
+    });
+    let actions: Vec<Action> = answers.collect();
+    assert_eq!(actions.last(), Some(&Action::Ended(Ending::Finished)), "{actions:?}");
+}
+
+#[test]
 fn the_clock_asks_for_a_checkpoint_after_the_step_in_hand() {
     let mut core = World::new(CoreConfig { checkpoint_at: BTreeSet::new(), ..config(9, 1) }).core;
     assert_eq!(on(&mut core, Event::CheckpointDue), []);
