@@ -94,7 +94,10 @@ impl Engine for HostEngine {
         match formed {
             Formed::Alone(cancel) => Box::new(Local::new(cancel)),
             Formed::Host(collective) => collective,
-            Formed::InPlace(_) => panic!("a collective of a device's memory was formed for a worker on the CPU"),
+            Formed::InPlace(collective) => {
+                drop(collective);
+                panic!("a collective of a device's memory was formed for a worker on the CPU")
+            }
         }
     }
 
