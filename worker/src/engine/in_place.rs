@@ -119,6 +119,7 @@ mod tests {
         let own = vec![(pair, vec![11.0, 22.0]), (Node::leaf(4), vec![5.0, 6.0])];
         assert_eq!(given.lock().unwrap()[0], Given { own, into: vec![11.0, 22.0], is_first: true });
 
+        drop(sum);
         let sum = collective.all_reduce(Reduction { slot_ranks: &[1], ..reduction }, Vec::new()).unwrap();
         assert_eq!(sum.read(0..2), [100.0, 100.0]);
         assert_eq!(given.lock().unwrap()[1], Given { own: vec![], into: vec![0.0, 0.0], is_first: true });
