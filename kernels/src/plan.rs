@@ -1,5 +1,5 @@
 //! What to launch for an operation: kernels, grids, and the buffers they are given. Plans are values: nothing here knows a
-//! device, and what runs them ([`crate::emulation`] in tests, CubeCL on a GPU) knows nothing of an operation.
+//! device, and what runs them (`emulation` in tests, CubeCL on a GPU) knows nothing of an operation.
 //!
 //! A plan's inputs and outputs are in the order of its [`buffers`](Plan::buffers). Where no kernel covers a shape, the
 //! functions here return `None`.

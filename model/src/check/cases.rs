@@ -21,11 +21,13 @@ pub(super) struct Input {
     pub(super) stays_f32: bool,
 }
 
+type Operation = dyn Fn(&[Tensor<1>]) -> Tensor<1>;
+
 /// An operation on flat tensors, which it gives their shapes.
 pub(super) struct Case {
     pub(super) name: String,
     pub(super) inputs: Vec<Input>,
-    pub(super) run: Box<dyn Fn(&[Tensor<1>]) -> Tensor<1>>,
+    pub(super) run: Box<Operation>,
 }
 
 impl Case {

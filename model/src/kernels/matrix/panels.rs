@@ -44,7 +44,7 @@ impl<'a> Panels<'a> {
         Mat::of_rows(&self.values[index * PANEL * self.rows + rows.start * width..], rows.len(), width)
     }
 
-    /// `out = left · right` or `out += left · right` for the rows `rows` of this matrix, on this thread, as [`multiply`].
+    /// `out = left · right` or `out += left · right` for the rows `rows` of this matrix, on this thread, as [`multiply`](super::multiply).
     ///
     /// # Panics
     ///
