@@ -16,6 +16,14 @@ pub const STATE_FILE: &str = "state.json";
 /// Version of the layout. A reader refuses another one by name.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// The key of the `run` object ([`CheckpointState::run`]) for the ledger's chain at the checkpoint's step: the history that it
+/// is of. Older checkpoints have none.
+pub const CHAIN: &str = "chain";
+
+/// The key of the `run` object that says how often steps had been taken back when the checkpoint was asked for. A writer
+/// that was held up does not replace a checkpoint of a later history. Older checkpoints have none.
+pub const HISTORY: &str = "history";
+
 /// The content of `state.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointState {

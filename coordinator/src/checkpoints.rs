@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ballast_common::checkpoint::{self, CheckpointState, folder_name, steps_of_name};
+use ballast_common::checkpoint::{self, CHAIN, CheckpointState, folder_name, steps_of_name};
 use ballast_common::error_chain;
 
 use crate::error::RunError;
@@ -14,14 +14,6 @@ use crate::wire;
 
 /// End of the name of a checkpoint that is being deleted; the name begins with a dot.
 const DELETED: &str = ".deleted";
-
-/// The key of `state.json`'s `run` object that names the chain of the ledger, hex, at the last step that the checkpoint holds.
-/// Older checkpoints have none.
-pub(crate) const CHAIN: &str = "chain";
-
-/// The key of `state.json`'s `run` object that says how often steps had been taken back when the checkpoint was asked for. A
-/// writer that was held up does not replace a checkpoint of a later history.
-pub(crate) const HISTORY: &str = "history";
 
 /// Where a run goes on from.
 #[derive(Debug, Default, PartialEq)]

@@ -84,7 +84,7 @@ int cuGetErrorName(int code, const char **name) { *name = code ? "CUDA_ERROR_MAD
 typedef struct { char bytes[128]; } Id;
 /* What goes from one rank to another: full until the receiver has emptied it. */
 typedef struct { atomic_int is_full; int count; float values[CHUNK]; } Box;
-typedef struct { atomic_int joined, aborted; Box boxes[RANKS][RANKS]; } Shared;
+typedef struct { atomic_int joined, has_left[RANKS]; Box boxes[RANKS][RANKS]; } Shared;
 typedef struct { Shared *shared; int rank, size; } Comm;
 typedef struct { size_t size; unsigned magic, version; int blocking; } Config;
 
@@ -186,12 +186,17 @@ int ncclCommInitRankConfig(Comm **comm, int size, Id id, int rank, Config *confi
 
 int ncclCommGetAsyncError(Comm *comm, int *state) {
     *state = atomic_load(&comm->shared->joined) < comm->size ? 7 : 0;
-    if (first && atomic_load(&comm->shared->aborted)) *state = progress() ? 6 : 0;
+    /* First who has left, then what is there: a rank leaves after it has sent what it had to. */
+    int has_left[RANKS];
+    for (int rank = 0; rank < RANKS; rank++) has_left[rank] = atomic_load(&comm->shared->has_left[rank]);
+    progress();
+    for (Op *op = first; op; op = op->next)
+        if (!op->is_done && op->peer >= 0 && has_left[op->peer]) *state = 6;
     return 0;
 }
 
 int ncclCommAbort(Comm *comm) {
-    atomic_fetch_add(&comm->shared->aborted, 1);
+    atomic_store(&comm->shared->has_left[comm->rank], 1);
     first = NULL; /* what was under way is lost */
     return 0;
 }

@@ -3,6 +3,7 @@
 //! The order is that of the paths, the UNet before the text encoder, and nothing else: not the declaration in
 //! code, not a process's parameter ids. Optimizer state therefore fits wherever the layout is the same.
 
+use crate::kernels::pages;
 use crate::objective::{groups, weighted_loss};
 use crate::ops::{direct, leaf_id};
 use crate::params::{self, ParamVisitor};
@@ -77,6 +78,13 @@ impl FlatLayout {
         let entries = || self.entries.iter().filter(|entry| entry.group == group);
         let start = entries().next().map_or(0, |entry| entry.offset);
         start..start + entries().map(|entry| entry.len).sum::<usize>()
+    }
+
+    /// Parameters whose gradients come after those of the UNet's way up: by then most activations are gone, which need the
+    /// memory until then.
+    fn late(&self) -> Range<usize> {
+        let on_the_way_up = |entry: &&FlatEntry| entry.path.starts_with("unet.up_blocks.");
+        0..self.entries.iter().find(on_the_way_up).map_or(0, |entry| entry.offset)
     }
 
     /// Lays out parameters given by group, key and shape.
@@ -176,12 +184,15 @@ impl Trainable {
     /// of fresh memory take a second for the system to clear. Memory of another size is given back.
     pub fn loss_and_gradient_in(
         &self,
-        memory: Vec<f32>,
+        mut memory: Vec<f32>,
         noise_scheduler: &NoiseScheduler,
         batch: MicroBatch,
         normaliser: f32,
         recomputation: bool,
     ) -> (Tensor<1>, Vec<f32>) {
+        if !recomputation && memory.len() == self.layout.total {
+            pages::give_back(&mut memory[self.layout.late()]);
+        }
         let memory = Cell::new(memory);
         if recomputation {
             let compute = |batch| {

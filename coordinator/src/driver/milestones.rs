@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use ballast_common::checkpoint;
+use ballast_common::checkpoint::{self, CHAIN};
 use ballast_proto::v1;
 use ballast_proto::v1::session_response::Message as ToWorker;
 
 use super::Driver;
-use crate::checkpoints::{self, CHAIN};
+use crate::checkpoints;
 use crate::error::RunError;
 use crate::events::RunEvent;
 use crate::membership::WorkerId;

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ballast_common::checkpoint::HISTORY;
 use ballast_common::config::RunConfig;
 use ballast_common::dataset::Dataset;
 use ballast_common::schedule::RunSchedule;
@@ -245,7 +246,7 @@ impl Driver {
 
     /// What the coordinator wants to find again in a checkpoint, but for the chain.
     fn run_state(&self) -> serde_json::Value {
-        serde_json::json!({ "fingerprint": self.dataset.fingerprint, (checkpoints::HISTORY): self.history })
+        serde_json::json!({ "fingerprint": self.dataset.fingerprint, (HISTORY): self.history })
     }
 
     fn end(&mut self, ending: Ending) -> Result<Outcome, RunError> {

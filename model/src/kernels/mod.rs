@@ -16,5 +16,6 @@ pub mod layer_norm;
 pub mod linear;
 pub mod math;
 pub mod matrix;
+pub mod pages;
 pub mod scratch;
 pub mod sums;

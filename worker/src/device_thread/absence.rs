@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ballast_common::checkpoint;
+use ballast_common::checkpoint::{self, CHAIN};
 use ballast_common::config::RunConfig;
 use ballast_proto::v1;
 use ballast_proto::v1::session_request::Message;
@@ -18,8 +18,6 @@ use crate::save::{SaveError, history_of, save_checkpoint};
 
 /// The chain of a state that is none of the run's, or half another one's: no ledger has it.
 pub(super) const NO_CHAIN: &str = "partial";
-/// The key of `state.json`'s `run` object that names the chain.
-const CHAIN: &str = "chain";
 
 /// A new connection.
 pub(crate) struct Attach {

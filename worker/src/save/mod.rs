@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ballast_common::checkpoint::{
-    CheckpointState, FORMAT_VERSION, FileRecord, STATE_FILE, folder_name, read_state, record,
+    CheckpointState, FORMAT_VERSION, FileRecord, HISTORY, STATE_FILE, folder_name, read_state, record,
 };
 use ballast_model::adamw::AdamW;
 use ballast_model::{FlatLayout, SavePrecision, StableDiffusion};
@@ -23,9 +23,6 @@ pub(crate) use background::{Background, Choice, OwnedSnapshot, Written, settled}
 pub(crate) use folder::{replace_folder, write_file};
 pub(crate) use optimizer_file::{OPTIMIZER_FILE, read_optimizer};
 
-/// The key of `state.json`'s `run` object that says how often the run had gone back to a checkpoint when this one was asked
-/// for. Older checkpoints have none.
-const HISTORY: &str = "history";
 /// Folder of the model within a checkpoint.
 pub(crate) const MODEL_FOLDER: &str = "model";
 
