@@ -21,6 +21,7 @@ pub(crate) fn local_devices(config: &RunConfig) -> Result<LocalDevices, Failure>
     let gpu_count = choice.usable.len() as u32;
     let workers = config.cluster.local_workers(gpu_count, config.step.slots);
     let mut notices = choice.notices;
+    notices.extend(too_few_slots(config, gpu_count, workers));
     if config.cluster.collective == CollectiveKind::Nccl {
         if let Some(failure) = nccl_failure(&choice.usable, workers, choice.nccl_problem.as_deref()) {
             return Err(failure);
@@ -29,6 +30,17 @@ pub(crate) fn local_devices(config: &RunConfig) -> Result<LocalDevices, Failure>
         notices.push(format!("NCCL cannot be used, so gradients go over TCP, which is far slower: {problem}"));
     }
     Ok(LocalDevices { devices: deal(workers, &choice.usable), notices })
+}
+
+/// Says what stays idle for want of slots.
+fn too_few_slots(config: &RunConfig, gpu_count: u32, workers: u32) -> Option<String> {
+    let slots = config.step.slots;
+    let why = format!("a step has {slots} slot(s) to share\nhint: set step.slots higher");
+    match config.cluster.workers {
+        Some(asked) if asked > workers => Some(format!("{workers} of {asked} workers are started: {why}")),
+        None if gpu_count > workers => Some(format!("{workers} of {gpu_count} GPUs are used: {why}")),
+        _ => None,
+    }
 }
 
 /// Finds the device of one worker: what it was told, or what the launcher has meant for it.
@@ -158,6 +170,23 @@ mod tests {
         if let Ok(choice) = unused {
             assert!(choice.notices[0].contains("8 GPU(s) that are not used"), "{choice:?}");
         }
+    }
+
+    #[test]
+    fn what_stays_idle_for_want_of_slots_is_said() {
+        let config = |workers: &[&str]| {
+            let set =
+                [("step.slots", "2")].into_iter().chain(workers.iter().map(|workers| ("cluster.workers", *workers)));
+            let set: Vec<_> = set.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+            RunConfig::load(None, &set, []).unwrap()
+        };
+        let said = |workers: &[&str], gpu_count| {
+            let config = config(workers);
+            too_few_slots(&config, gpu_count, config.cluster.local_workers(gpu_count, config.step.slots))
+        };
+        assert!(said(&["3"], 0).is_some_and(|said| said.starts_with("2 of 3 workers")));
+        assert!(said(&[], 8).is_some_and(|said| said.starts_with("2 of 8 GPUs")));
+        assert_eq!((said(&["2"], 8), said(&["1"], 0), said(&[], 0)), (None, None, None));
     }
 
     #[test]
