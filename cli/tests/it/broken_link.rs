@@ -7,10 +7,11 @@ use ballast_proto::v1::coordinator_server::{Coordinator, CoordinatorServer};
 use ballast_proto::v1::session_request::Message;
 use ballast_proto::v1::{SessionRequest, SessionResponse};
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::lab::Lab;
+use crate::loopback::serve;
 use crate::process::Running;
 
 /// Stands between a worker and its coordinator, and gives another address for it, at which nobody ever answers.
@@ -45,17 +46,7 @@ impl Middleman {
     fn start(coordinator: &str, dead_end: &TcpListener) -> String {
         let dead_end = dead_end.local_addr().unwrap().to_string();
         let service = CoordinatorServer::new(Self { coordinator: coordinator.to_owned(), dead_end });
-        let (sender, receiver) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-                sender.send(listener.local_addr().unwrap()).unwrap();
-                let incoming = TcpListenerStream::new(listener);
-                tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
-            });
-        });
-        format!("http://{}", receiver.recv().unwrap())
+        format!("http://{}", serve(Server::builder().add_service(service)))
     }
 }
 

@@ -13,6 +13,7 @@ mod interrupts;
 mod joins;
 mod lab;
 mod ledger;
+mod loopback;
 mod machine;
 mod min_workers;
 mod plan;

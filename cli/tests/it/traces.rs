@@ -8,10 +8,11 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{Tra
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::lab::Lab;
+use crate::loopback::serve;
 use crate::process::Running;
 
 /// A collector that keeps what it is sent.
@@ -56,17 +57,7 @@ impl Collector {
     fn start() -> (Self, SocketAddr) {
         let collector = Self::default();
         let service = TraceServiceServer::new(collector.clone());
-        let (sender, receiver) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-                sender.send(listener.local_addr().unwrap()).unwrap();
-                let incoming = TcpListenerStream::new(listener);
-                tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
-            });
-        });
-        (collector, receiver.recv().unwrap())
+        (collector, serve(Server::builder().add_service(service)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The state in the host's memory, for a model on the CPU.
 //!
 //! The trained parameters exist once, as the model's tensors, which the optimizer moves where they are; so do the optimizer's
-//! two buffers and, while a step is computed, the gradient.
+//! two buffers and the gradient, whose memory the next step uses again.
 
 use std::borrow::Cow;
 use std::cell::Cell;

@@ -40,7 +40,6 @@ pub(crate) enum Formed {
     /// One that works in the host's memory.
     Host(Box<dyn Collective>),
     /// One that adds up in the memory of a device, where gradients lie.
-    #[cfg_attr(not(any(test, feature = "cuda")), allow(dead_code, reason = "a build for the CPU has no use for it"))]
     InPlace(Box<dyn ReduceInPlace>),
 }
 

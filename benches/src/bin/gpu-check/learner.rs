@@ -2,9 +2,9 @@
 
 use ballast_model::accelerator::simulated::Simulated;
 use ballast_model::accelerator::{Accelerator, DeviceState};
-use ballast_model::adamw::{AdamW, AdamWSettings, Group};
+use ballast_model::adamw::{AdamW, AdamWSettings, Group, Scaled};
+use ballast_model::norm::{clip_factor, global_norm};
 use ballast_model::{Device, FlatLayout, MicroBatch, StableDiffusion, Trainable, cpu_device};
-use rayon::prelude::*;
 
 /// What clipping leaves of a gradient.
 const NORM_MAX: f64 = 1.0;
@@ -67,22 +67,17 @@ impl Learner for HostLearner {
         step: u64,
         between: &mut dyn FnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<Vec<f32>> {
-        const CHUNK: usize = 1 << 16;
         let count = batch.weights.len() as f32;
         let trainable = Trainable::new(model.unet.clone(), model.text_encoder.clone(), false);
-        let (losses, mut gradient) = trainable.loss_and_gradient(&model.noise_scheduler, batch, count, recompute);
+        let (losses, gradient) = trainable.loss_and_gradient(&model.noise_scheduler, batch, count, recompute);
         drop(trainable); // shares the parameters, which are changed where they are
         between()?;
-        let square = |values: &[f32]| values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
-        let norm = gradient.par_chunks(CHUNK).map(square).sum::<f64>().sqrt();
-        let factor = (NORM_MAX / (norm + 1e-6)) as f32;
-        if factor < 1.0 {
-            gradient.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|g| *g *= factor));
-        }
+        let factor = clip_factor(global_norm(&gradient), NORM_MAX);
         let groups = [Group { range: 0..gradient.len(), lr: LR }];
         let optimizer = &mut self.optimizer;
         model.change_trained(&self.layout, &mut |offset, values| {
-            optimizer.step_part(offset, values, &gradient, step, &groups);
+            let gradient = Scaled { gradient: &gradient, factor };
+            optimizer.step_part_scaled(offset, values, gradient, step, &groups);
         });
         losses.without_autodiff().try_into_vec_as::<f32>().map_err(|error| anyhow::anyhow!("{error:?}"))
     }
